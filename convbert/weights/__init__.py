@@ -1,0 +1,1 @@
+"""Weights of other ecosystems: names, layouts, reading and writing."""
