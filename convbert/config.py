@@ -130,8 +130,9 @@ class ConvBertConfig:
             ValueError: an unknown key; the fixed list of foreign keys is dropped.
         """
         known = {key: value for key, value in values.items() if key not in FOREIGN_KEYS}
-        if "id2label" in known:
-            known["num_labels"] = len(known.pop("id2label"))
+        labels = known.pop("id2label", None)
+        if labels is not None:
+            known["num_labels"] = len(labels)
         _refuse_unknown(known)
         return cls(**known)
 
@@ -181,6 +182,10 @@ SIZES: dict[str, dict[str, Any]] = {
         generator_fraction=0.5,
     ),
 }
+
+
+# Upper limits; Paddle's LayerNorm takes no larger epsilon.
+_MOST = {"generator_fraction": 1.0, "layer_norm_eps": 0.001}
 
 
 def _refuse_unknown(values: dict[str, Any]) -> None:
@@ -234,5 +239,6 @@ def _check_types(config: ConvBertConfig, require: Any) -> None:
             if key.endswith(("dropout", "dropout_prob")):
                 require(0 <= value < 1, key, "must be at least 0 and below 1")
             else:
-                top = 1 if key == "generator_fraction" else float("inf")
-                require(0 < value <= top and math.isfinite(value), key, "must be positive" + (" and at most 1" if top == 1 else ""))
+                top = _MOST.get(key, math.inf)
+                rule = "must be positive" + (f" and at most {top:g}" if key in _MOST else "")
+                require(0 < value <= top and math.isfinite(value), key, rule)

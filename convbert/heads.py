@@ -93,8 +93,8 @@ class ConvBertForQuestionAnswering(PretrainedLayer):
 
     def __init__(self, config: ConvBertConfig) -> None:
         """Make encoder and the two-output head; no dropout in the head."""
-        super().__init__(config)
-        self.convbert = ConvBertModel(config)
+        super().__init__(config.replaced(num_labels=2))  # what readers size the head by
+        self.convbert = ConvBertModel(self.config)
         self.classifier = Linear(config.hidden_size, 2, std=None)
 
     def forward(self, input_ids: Tensor, *inputs: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
@@ -294,8 +294,9 @@ class ConvBertForPreTraining(PretrainedLayer):
         with paddle.no_grad():
             samples = sample(logits / temperature, uniform).astype(original_ids.dtype)  # [B, N]
             originals = paddle.take_along_axis(original_ids, positions, 1)  # [B, N]
-            samples = paddle.where(weights > 0, samples, originals)
-            corrupted = paddle.put_along_axis(original_ids, positions, samples, 1)  # [B, L]
+            # Differences are added, so that an unused slot may hold a chosen slot's position.
+            change = paddle.where(weights > 0, samples - originals, paddle.zeros_like(samples))
+            corrupted = paddle.put_along_axis(original_ids, positions, change, 1, "add")  # [B, L]
             replaced = (corrupted != original_ids).astype(logits.dtype)
         judged = self.discriminator(corrupted, *inputs)  # [B, L]
         return PreTrainingOutput(logits, corrupted, replaced, judged, attention_mask.astype(logits.dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 # Where the encoder may lie in a file: alone, inside a model with a head, inside a pretraining model.
-_ENCODER_PREFIXES = ("convbert.", "discriminator.convbert.", "")
+_ENCODER_PART = re.compile(
+    r"(|convbert\.|discriminator\.convbert\.)(?:embeddings|embeddings_project|encoder)\."
+)
+# Element types that become float32 without surprise, by safetensors' names.
+_FLOATS = ("F16", "F32", "F64")
 # Heads of pretraining, which a fine-tuned model replaces by its own.
 _PRETRAINING_HEADS = ("generator", "discriminator")
 # Buffers that older versions of transformers wrote among the parameters.
@@ -65,15 +70,19 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Read a safetensors file of transformers' layout into our names and layouts.
 
     Raises:
-        ValueError: the file is torn or is not safetensors.
+        ValueError: the file is torn, is not safetensors, or holds other types than floats.
     """
     arrays = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            for key in file.keys():
-                if not key.endswith(_BUFFERS):
-                    name = names.from_huggingface(key)
-                    arrays[name] = names.swap_layout(name, file.get_tensor(key))
+            keys = [key for key in file.keys() if not key.endswith(_BUFFERS)]
+            types = {key: file.get_slice(key).get_dtype() for key in keys}
+            wrong = [f"{key} is {kind}" for key, kind in types.items() if kind not in _FLOATS]
+            if wrong:
+                raise ValueError(f"{path}: expected {', '.join(_FLOATS)}: {'; '.join(wrong)}")
+            for key in keys:
+                name = names.from_huggingface(key)
+                arrays[name] = names.swap_layout(name, file.get_tensor(key))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     return arrays
@@ -131,15 +140,15 @@ def _select(
     model: PretrainedLayer, arrays: dict[str, np.ndarray], source: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Rename the source's encoder to the model's, and leave aside heads that pretraining leaves."""
-    tied = arrays.get("generator_lm_head.weight")
     if hasattr(model, "discriminator"):
         return arrays, []
-    word_table = "embeddings.word_embeddings.weight"
-    found = [prefix for prefix in _ENCODER_PREFIXES if prefix + word_table in arrays]
+    found = sorted({match[1] for match in map(_ENCODER_PART.match, arrays) if match})
     if len(found) != 1:
-        where = " and ".join(repr(prefix) for prefix in found) or "nowhere"
-        raise ValueError(f"{source}: expected one encoder, found {word_table} under {where}")
-    if tied is not None and not np.array_equal(tied, arrays[found[0] + word_table]):
+        where = " and ".join(f"'{prefix}…'" for prefix in found) or "nowhere"
+        raise ValueError(f"{source}: expected one encoder, found parts of one under {where}")
+    tied = arrays.get("generator_lm_head.weight")
+    table = arrays.get(found[0] + "embeddings.word_embeddings.weight")
+    if tied is not None and table is not None and not np.array_equal(tied, table):
         raise ValueError(f"{source}: generator_lm_head.weight differs from the word table it is tied to")
     prefix = "" if isinstance(model, ConvBertModel) else "convbert."
     wanted, selected, left_aside = model.state_dict(), {}, []

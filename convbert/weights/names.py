@@ -54,8 +54,8 @@ def from_huggingface(name: str) -> str:
 def swap_layout(name: str, array: np.ndarray) -> np.ndarray:
     """Turn an array from our layout into transformers', or back: the same operation both ways.
 
-    Linear weights are [in, out] here and [out, in] there. Embedding tables, convolution filters
-    and grouped weights [g, in, out] are the same in both. The separable convolution's bias is
+    Linear weights are [in, out] here and [out, in] there. Embedding tables (and the decoder that
+    is tied to the word table), convolution filters and grouped weights [g, in, out] are the same in both. The separable convolution's bias is
     [A] here and [A, 1] there.
 
     Args:
@@ -64,7 +64,7 @@ def swap_layout(name: str, array: np.ndarray) -> np.ndarray:
     """
     if name.endswith("key_conv_attn_layer.bias"):
         return array[:, None] if array.ndim == 1 else array[:, 0]
-    is_table = name.endswith("_embeddings.weight")
+    is_table = name.endswith(("_embeddings.weight", "generator_lm_head.weight"))
     if array.ndim == 2 and name.endswith(".weight") and not is_table:
         return np.ascontiguousarray(array.T)
     return array

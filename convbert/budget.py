@@ -1,0 +1,126 @@
+"""Where a ConvBERT keeps its parameters and spends its arithmetic, by formula.
+
+Both counts are split into the same components, so that they can be drawn side by side. Not in the
+paper, which gives totals only. This module imports no Paddle.
+
+Shapes: e embedding size, d hidden size, h heads per branch, D head size, A = h·D, k taps,
+g groups, I feed-forward size, L length in tokens.
+"""
+
+from __future__ import annotations
+
+from convbert.config import ConvBertConfig
+
+# Component of one layer -> whom it belongs to.
+FAMILIES = {
+    "query, key, value": "shared",  # the convolution uses the query, too
+    "scores and mixing": "attention",
+    "span key": "convolution",
+    "kernel": "convolution",
+    "convolution value": "convolution",
+    "applied kernel": "convolution",
+    "output": "shared",
+    "feed-forward": "feed-forward",
+    "normalization": "shared",
+}
+
+
+def layer_parameters(config: ConvBertConfig) -> dict[str, int]:
+    """Count the parameters of one encoder layer, by component.
+
+    Returns:
+        Weights and biases of each component in `FAMILIES`; 0 where it has none.
+    """
+    d, size, taps = config.hidden_size, config.branch_size, config.conv_kernel_size
+    wide, groups, heads = config.intermediate_size, config.num_groups, config.heads
+    counts = dict.fromkeys(FAMILIES, 0)
+    counts["query, key, value"] = 3 * (d * size + size)
+    counts["span key"] = d * taps + d * size + size  # depthwise, pointwise, bias
+    counts["kernel"] = size * heads * taps + heads * taps
+    counts["convolution value"] = d * size + size
+    counts["output"] = 2 * size * d + d
+    counts["feed-forward"] = 2 * d * wide // groups + wide + d
+    counts["normalization"] = 4 * d
+    if config.conv_type != "sdconv":
+        counts["span key"] = 0
+        counts["kernel"] = d * heads * taps + heads * taps  # eq. 3: from the token itself
+    if config.conv_type == "static":
+        counts["kernel"] = heads * taps
+    if config.conv_type == "noconv":
+        counts.update({"kernel": 0, "convolution value": 0, "output": size * d + d})
+    return counts
+
+
+def model_parameters(config: ConvBertConfig) -> dict[str, int]:
+    """Count the parameters of the encoder with its embeddings, without a task head.
+
+    Returns:
+        "embeddings", "embedding projection", and each component of all layers together.
+    """
+    e, d = config.embedding_size, config.hidden_size
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    counts = {
+        "embeddings": rows * e + 2 * e,  # three tables and a LayerNorm
+        "embedding projection": e * d + d if e != d else 0,
+    }
+    layer = layer_parameters(config)
+    return counts | {name: config.num_hidden_layers * count for name, count in layer.items()}
+
+
+def layer_macs(config: ConvBertConfig, length: int) -> dict[str, int]:
+    """Count multiply-accumulates of one encoder layer for one sequence, by component.
+
+    Biases, softmax, activation and normalization are left out, as is customary. Applying a kernel
+    counts k products per value; this package applies it as a banded matrix, which on a CPU is
+    faster and multiplies the zeros outside the band, too.
+
+    Args:
+        config: the model.
+        length: L, tokens in the sequence.
+
+    Returns:
+        Multiply-accumulates of each component in `FAMILIES`.
+
+    Raises:
+        ValueError: length below 1.
+    """
+    if length < 1:
+        raise ValueError(f"length={length}: must be at least 1")
+    d, size, taps = config.hidden_size, config.branch_size, config.conv_kernel_size
+    branches = 1 if config.conv_type == "noconv" else 2
+    counts = dict.fromkeys(FAMILIES, 0)
+    counts["query, key, value"] = 3 * length * d * size
+    counts["scores and mixing"] = 2 * length * length * size
+    counts["output"] = branches * length * size * d
+    counts["feed-forward"] = 2 * length * d * config.intermediate_size // config.num_groups
+    if config.conv_type == "noconv":
+        return counts
+    counts["convolution value"] = length * d * size
+    counts["applied kernel"] = length * size * taps
+    if config.conv_type == "sdconv":
+        counts["span key"] = length * d * taps + length * d * size  # depthwise, pointwise
+        counts["kernel"] = length * size + length * size * config.heads * taps  # Q ⊙ K_s, W_f
+    elif config.conv_type == "dynamic":
+        counts["kernel"] = length * d * config.heads * taps
+    return counts
+
+
+def crossover_length(config: ConvBertConfig) -> float:
+    """Return the length from which on attention's own L² part costs more than the convolution.
+
+    The part of attention that convolution heads spare is scores and mixing, 2·L²·A; the branch
+    they bring costs L times a constant.
+
+    Raises:
+        ValueError: the model has no convolution branch.
+    """
+    if config.conv_type == "noconv":
+        raise ValueError("conv_type='noconv': there is no convolution branch to compare with")
+    macs = layer_macs(config, 1)
+    conv = sum(macs[name] for name, family in FAMILIES.items() if family == "convolution")
+    return conv / macs["scores and mixing"]
+
+
+def bert_counterpart(config: ConvBertConfig) -> ConvBertConfig:
+    """Return BERT of the same width: every nominal head attends, the feed-forward is not grouped."""
+    return config.replaced(conv_type="noconv", num_groups=1)

@@ -1,0 +1,1 @@
+"""Where data are found, and the embedded sample text."""

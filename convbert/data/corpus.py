@@ -1,0 +1,195 @@
+"""From text to what a pretraining step eats: packing documents, choosing and masking positions.
+
+Everything here is numpy; randomness is a function of keys, never of what ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from convbert.tokenizer import ConvBertTokenizer
+
+# Streams of random numbers; part of the key, so that no two uses share numbers.
+_PACKING, _ORDER, _MASKING = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Examples of fixed length, right-padded."""
+
+    ids: np.ndarray  # token ids [n, L], uint16 or uint32
+    types: np.ndarray  # segment of each token [n, L], uint8
+    lengths: np.ndarray  # tokens of each example [n], int32
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class MaskedBatch(NamedTuple):
+    """One batch, with N slots for chosen positions."""
+
+    ids: np.ndarray  # the text [B, L], int64
+    types: np.ndarray  # segments [B, L], int64
+    mask: np.ndarray  # 1 for tokens, 0 for padding [B, L], float32
+    masked_ids: np.ndarray  # text with [MASK] at most chosen positions [B, L], int64
+    positions: np.ndarray  # chosen positions [B, N], int64; 0 in unused slots
+    weights: np.ndarray  # 1 for a chosen position, 0 for an unused slot [B, N], float32
+    uniform: np.ndarray  # numbers in [0, 1) for sampling [B, N], float32
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The original ids at the chosen positions [B, N]."""
+        return np.take_along_axis(self.ids, self.positions, 1)
+
+
+def generator(*key: int) -> np.random.Generator:
+    """Return a random generator that depends on nothing but its key."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def documents(path: str | Path) -> Iterator[list[str]]:
+    """Read a text file as documents: one sentence or paragraph per line, blank lines between."""
+    lines: list[str] = []
+    with open(path, encoding="utf-8-sig") as file:
+        for line in file:
+            if line.strip():
+                lines.append(line.strip())
+            elif lines:
+                yield lines
+                lines = []
+    if lines:
+        yield lines
+
+
+def pack_file(path: str | Path, tokenizer: ConvBertTokenizer, length: int, seed: int) -> Packed:
+    """Tokenize a text file and pack it into examples of two segments.
+
+    Args:
+        path: text, one sentence or paragraph per line, a blank line between documents.
+        tokenizer: makes the ids.
+        length: L, tokens of an example with [CLS] and [SEP].
+        seed: of the random decisions in packing.
+
+    Raises:
+        ValueError: the file gives no example.
+    """
+    rng = generator(seed, _PACKING)
+    examples = list(_pack(_tokenized(path, tokenizer), length, rng))
+    if not examples:
+        raise ValueError(f"{path}: no text in it; expected one sentence per line")
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    ids = np.full((len(examples), length), tokenizer.pad_token_id, dtype)
+    types = np.zeros((len(examples), length), np.uint8)
+    lengths = np.zeros(len(examples), np.int32)
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    for row, (first, second) in enumerate(examples):
+        tokens = [cls, *first, sep] + ([*second, sep] if second else [])
+        ids[row, : len(tokens)], lengths[row] = tokens, len(tokens)
+        types[row, len(first) + 2 : len(tokens)] = 1
+    return Packed(ids, types, lengths)
+
+
+def _tokenized(path: str | Path, tokenizer: ConvBertTokenizer) -> Iterator[list[list[int]]]:
+    """Yield documents as lists of lines of token ids, without special tokens."""
+    for lines in documents(path):
+        encoded = tokenizer(lines)["input_ids"]
+        yield [ids[1:-1] for ids in encoded if len(ids) > 2]
+
+
+def _pack(
+    texts: Iterable[list[list[int]]], length: int, rng: np.random.Generator
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Collect lines until an example's target length, or the document's end (ELECTRA's rule)."""
+    target = length
+    for lines in texts:
+        held: list[list[int]] = []
+        for number, line in enumerate(lines, start=1):
+            held.append(line)
+            if sum(map(len, held)) >= target or number == len(lines):
+                yield _split(held, target, length, rng)
+                held = []
+                # Mostly full examples; one in twenty shorter, so that short inputs are seen too.
+                target = int(rng.integers(5, length + 1)) if rng.random() < 0.05 else length
+
+
+def _split(
+    lines: list[list[int]], target: int, length: int, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """Distribute lines over two segments, and cut both to what fits."""
+    goal = 100_000 if rng.random() < 0.1 else (target - 3) // 2
+    first: list[int] = []
+    second: list[int] = []
+    for line in lines:
+        fits = not first or len(first) + len(line) < goal
+        # A line across the goal goes either way, as long as the second segment is empty.
+        if fits or (not second and len(first) < goal and rng.random() < 0.5):
+            first.extend(line)
+        else:
+            second.extend(line)
+    first = first[: length - 2]
+    return first, second[: max(0, length - len(first) - 3)]
+
+
+def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order in which an epoch visits the examples, from (seed, epoch) alone."""
+    return generator(seed, _ORDER, epoch).permutation(examples)
+
+
+def max_chosen(length: int, share: float = 0.15) -> int:
+    """Return N, the slots for chosen positions in an example of L tokens: 19 for L = 128."""
+    return max(1, int((share + 0.005) * length))
+
+
+def mask_batch(
+    packed: Packed,
+    rows: np.ndarray,
+    tokenizer: ConvBertTokenizer,
+    key: tuple[int, ...],
+    share: float = 0.15,
+    visible: float = 0.15,
+) -> MaskedBatch:
+    """Choose positions and mask them, as ELECTRA does but without replacement.
+
+    n = max(1, min(N, round(share·tokens))) positions are chosen among all tokens but [CLS],
+    [SEP] and [MASK]. Most are shown as [MASK], a few stay visible; none becomes a random word.
+
+    Args:
+        packed: the examples.
+        rows: which of them [B].
+        tokenizer: gives the special ids.
+        key: of the random numbers, e.g. (seed, step).
+        share: part of the tokens that is chosen.
+        visible: part of the chosen that is left unmasked.
+    """
+    ids = packed.ids[rows].astype(np.int64)
+    lengths = packed.lengths[rows]
+    batch, length = ids.shape
+    slots = max_chosen(length, share)
+    rng = generator(*key, _MASKING)
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id]
+    inside = np.arange(length) < lengths[:, None]
+    candidates = inside & ~np.isin(ids, special)
+    draw = np.where(candidates, rng.random((batch, length)), 2.0)  # candidates come first
+    positions = np.argsort(draw, axis=1)[:, :slots]
+    wanted = np.clip(np.rint(share * lengths), 1, slots)  # rint: half to even
+    count = np.minimum(wanted, candidates.sum(1))
+    chosen = np.arange(slots) < count[:, None]
+    positions = np.where(chosen, positions, 0)
+    hidden = chosen & (rng.random((batch, slots)) >= visible)
+    masked = ids.copy()
+    row, slot = np.nonzero(hidden)
+    masked[row, positions[row, slot]] = tokenizer.mask_token_id
+    return MaskedBatch(
+        ids,
+        packed.types[rows].astype(np.int64),
+        inside.astype(np.float32),
+        masked,
+        positions.astype(np.int64),
+        chosen.astype(np.float32),
+        rng.random((batch, slots), dtype=np.float32),
+    )

@@ -1,0 +1,92 @@
+"""Run several `python -m convbert` commands at once, each in a process and on cores of its own.
+
+Notebooks train this way: a run survives a re-run cell, two seeds use two cores better than two
+threads use one model, and a signal reaches the trainer.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from convbert import runtime
+
+
+class JobFailed(RuntimeError):
+    """A command ended with an error; the message holds the end of what it printed."""
+
+
+def command(name: str, **options: Any) -> list[str]:
+    """Write a command line: command("glue", task_name="sst-2") -> python -m convbert glue …"""
+    words = [sys.executable, "-m", "convbert", name]
+    for key, value in options.items():
+        words += [f"--{key}", str(value)]
+    return words
+
+
+def run(commands: Mapping[str, Sequence[str]], logs: str | Path, workers: int = 0) -> dict[str, float]:
+    """Run commands, as many at a time as there are cores, and wait for all.
+
+    Args:
+        commands: a name for each command line.
+        logs: folder that receives `<name>.txt`, what each printed.
+        workers: processes at a time; 0: one per usable core, one in all on a GPU machine.
+
+    Returns:
+        Seconds of each command.
+
+    Raises:
+        JobFailed: one failed; the others are stopped.
+    """
+    workers = workers or (1 if _has_gpu() else runtime.usable_cores())
+    threads = max(1, runtime.usable_cores() // min(workers, len(commands)))
+    Path(logs).mkdir(parents=True, exist_ok=True)
+    waiting, running, seconds = list(commands), {}, {}
+    with tqdm(total=len(commands), desc="jobs", unit="job") as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    name = waiting.pop(0)
+                    running[name] = _start(commands[name], Path(logs, f"{name}.txt"), threads)
+                for name, (process, start) in list(running.items()):
+                    if process.poll() is not None:
+                        _raise_if_failed(name, process, Path(logs, f"{name}.txt"))
+                        seconds[name] = time.perf_counter() - start
+                        del running[name]
+                        bar.update()
+                time.sleep(0.2)
+        finally:
+            _stop([process for process, _ in running.values()])
+    return seconds
+
+
+def _start(words: Sequence[str], log: Path, threads: int) -> tuple[subprocess.Popen, float]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with open(log, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    return process, time.perf_counter()
+
+
+def _raise_if_failed(name: str, process: subprocess.Popen, log: Path) -> None:
+    if process.returncode:
+        end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
+        raise JobFailed(f"{name} ended with exit code {process.returncode}; {log} ends with\n{end}")
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+
+
+def _has_gpu() -> bool:
+    """Whether NVIDIA's driver shows a device; asked without loading Paddle."""
+    return Path("/proc/driver/nvidia/gpus").is_dir()

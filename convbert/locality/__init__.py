@@ -1,0 +1,1 @@
+"""Where heads look: record what a model mixes, measure it, draw it."""

@@ -1,0 +1,1 @@
+"""Metrics of GLUE and SQuAD; numpy, scipy and scikit-learn, no Paddle."""

@@ -1,0 +1,83 @@
+"""GLUE's metrics, as the benchmark defines them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+# Metrics by task; the first decides which checkpoint is best.
+METRICS: dict[str, tuple[str, ...]] = {
+    "cola": ("mcc",),
+    "sst-2": ("accuracy",),
+    "mrpc": ("accuracy", "f1"),
+    "sts-b": ("pearson", "spearman"),
+    "qqp": ("accuracy", "f1"),
+    "mnli": ("accuracy",),
+    "qnli": ("accuracy",),
+    "rte": ("accuracy",),
+    "wnli": ("accuracy",),
+    "ax": ("mcc",),
+}
+
+
+def score(task: str, predictions: Sequence, labels: Sequence) -> dict[str, float]:
+    """Score predictions.
+
+    Args:
+        task: a GLUE task, in lower case ("sst-2"); "ax" is the diagnostic set. Any other name is
+            scored by accuracy only if it starts with "sample/".
+        predictions: class per row, or a number for sts-b.
+        labels: the truth, likewise.
+
+    Returns:
+        Metric name -> value, between -1 and 1.
+
+    Raises:
+        ValueError: unknown task, no rows, lengths that differ, or a value that is not finite.
+    """
+    name = task.lower()
+    if name not in METRICS and not name.startswith("sample/"):
+        raise ValueError(f"task={task!r}: choose one of {', '.join(METRICS)}")
+    guess, truth = np.asarray(predictions), np.asarray(labels)
+    if guess.shape != truth.shape or guess.ndim != 1 or not len(guess):
+        raise ValueError(f"{guess.shape} predictions for {truth.shape} labels: need as many, at least one")
+    if guess.dtype.kind == "f" and not np.isfinite(guess).all():
+        raise ValueError(f"prediction {int(np.argmin(np.isfinite(guess)))} is not finite")
+    return {metric: _FUNCTIONS[metric](guess, truth) for metric in METRICS.get(name, ("accuracy",))}
+
+
+def _accuracy(guess: np.ndarray, truth: np.ndarray) -> float:
+    return float(accuracy_score(truth, guess))
+
+
+def _f1(guess: np.ndarray, truth: np.ndarray) -> float:
+    """F1 of class 1; 0 if nothing is predicted or nothing is right."""
+    return float(f1_score(truth, guess, pos_label=1, zero_division=0))
+
+
+def _mcc(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Matthews correlation, also for several classes; 0 only if a side is constant."""
+    return float(matthews_corrcoef(truth, guess))
+
+
+def _pearson(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Pearson correlation in float64; 0, with a warning, if a side is constant."""
+    x, y = guess.astype(np.float64), truth.astype(np.float64)
+    x, y = x - x.mean(), y - y.mean()
+    norm = np.sqrt((x * x).sum()) * np.sqrt((y * y).sum())
+    if norm == 0:
+        warnings.warn("constant values: the correlation is undefined, reported as 0", stacklevel=3)
+        return 0.0
+    return float(np.clip((x * y).sum() / norm, -1, 1))
+
+
+def _spearman(guess: np.ndarray, truth: np.ndarray) -> float:
+    """Pearson correlation of average ranks."""
+    return _pearson(rankdata(guess), rankdata(truth))
+
+
+_FUNCTIONS = {"accuracy": _accuracy, "f1": _f1, "mcc": _mcc, "pearson": _pearson, "spearman": _spearman}

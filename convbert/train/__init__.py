@@ -1,0 +1,1 @@
+"""Training: optimizer, loop, and the jobs `pretrain` and `glue`."""

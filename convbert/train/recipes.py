@@ -1,0 +1,104 @@
+"""The options behind each scale, and the runs that several notebooks share. No Paddle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convbert import jobs
+from convbert.lab import Scale
+
+
+def pretraining(scale: Scale) -> dict[str, Any]:
+    """Return the options of `convbert pretrain` at a scale.
+
+    The paper's recipe (ELECTRA's: learning rate 5e-4 small, 2e-4 base, 10,000 warm-up steps) is
+    made for a million steps. A tiny model with some hundred steps needs a higher rate, a short
+    warm-up and no dropout; the discriminator's weight of 50 stays, smaller ones left it untrained.
+    """
+    tiny = scale.model == "convbert-tiny"
+    steps = scale.pretrain_steps
+    return {
+        "model_name_or_path": scale.model,
+        "max_steps": steps,
+        "train_batch_size": scale.pretrain_batch,
+        "max_seq_length": scale.pretrain_length,
+        "learning_rate": 2e-3 if tiny else 2e-4,
+        "warmup_steps": round(0.06 * steps) if tiny else 10_000,
+        "adam_beta2": 0.98 if tiny else 0.999,
+        "dropout": 0.0 if tiny else 0.1,
+        "logging_steps": max(1, steps // 30),
+        "eval_steps": max(1, steps // 6),
+    }
+
+
+def finetuning(scale: Scale) -> dict[str, Any]:
+    """Return the options of `convbert glue` at a scale, for the tiny model or the published ones.
+
+    Layer-wise decay of 0.8 is for models that are worth preserving; a tiny one learns with 1.
+    """
+    tiny = scale.model == "convbert-tiny"
+    return {
+        "max_steps": scale.finetune_steps if tiny else -1,
+        "train_examples": scale.finetune_examples,
+        "max_seq_length": scale.pretrain_length if tiny else 128,
+        "batch_size": 32,
+        "learning_rate": 1e-3 if tiny else 1e-4,
+        "layer_lr_decay": 1.0 if tiny else 0.8,
+        "logging_steps": max(1, scale.finetune_steps // 20),
+        "save_steps": max(1, scale.finetune_steps // 4),
+    }
+
+
+def checkpoints(
+    scale: Scale, output_dir: str | Path, seeds: Sequence[int], **overrides: Any
+) -> dict[int, Path]:
+    """Return one pretrained checkpoint per seed, training those that are not there yet.
+
+    A finished run with the same options is used again, so notebooks share runs, and a notebook
+    that runs alone makes its own.
+
+    Args:
+        scale: gives the recipe.
+        output_dir: runs lie in `pretraining/<scale>/seed-<seed>` below it.
+        seeds: one run each.
+        **overrides: options that differ from the recipe.
+
+    Returns:
+        Seed -> folder of the run, which holds `log.jsonl`, `results.json` and `final/`.
+    """
+    root = Path(output_dir, "pretraining", scale.name)
+    options = {**pretraining(scale), **overrides}
+    folders = {seed: root / f"seed-{seed}" for seed in seeds}
+    commands = {
+        f"pretrain-{seed}": jobs.command("pretrain", **options, seed=seed, output_dir=folder)
+        for seed, folder in folders.items()
+        if not _is_finished(folder, {**options, "seed": seed})
+    }
+    for seed, folder in folders.items():
+        state = "training" if f"pretrain-{seed}" in commands else "found"
+        print(f"pretraining, seed {seed}: {state} in {folder}")
+    if commands:
+        jobs.run(commands, root / "logs")
+    return folders
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Read a run's `results.json`."""
+    return dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """Read a run's `log.jsonl`, one dictionary per logged step."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _is_finished(folder: Path, options: dict[str, Any]) -> bool:
+    """Whether a run ended with these options; its weights must be there too."""
+    if not (folder / "results.json").is_file() or not (folder / "final" / "model.safetensors").is_file():
+        return False
+    before = results(folder)["options"]
+    return all(before.get(key) == value for key, value in options.items())
