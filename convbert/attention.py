@@ -224,12 +224,16 @@ class MixedAttention(SpanDynamicConv):
         output = self.out_proj(mixed)
         return (output, Mixing(attention, kernels)) if return_mixing else output
 
-    def fused_attention(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def fused_attention(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """Eq. 1 by Paddle's fused kernel: [B, h, L, D] three times -> [B, h, L, D]."""
         batch, heads, length, _ = query.shape
         if mask is not None:
             mask = mask.astype(query.dtype).expand([batch, heads, length, length])
-        query, keys, values = (t.transpose([0, 2, 1, 3]) for t in (query, keys, values))  # [B, L, h, D]
+        query, keys, values = (
+            t.transpose([0, 2, 1, 3]) for t in (query, keys, values)
+        )  # [B, L, h, D]
         mixed = F.scaled_dot_product_attention(
             query, keys, values, mask, self.dropout, training=self.training
         )

@@ -13,15 +13,15 @@ from convbert.config import ConvBertConfig
 
 # Component of one layer -> whom it belongs to.
 FAMILIES = {
-    "query, key, value": "shared",  # the convolution uses the query, too
-    "scores and mixing": "attention",
+    "query, key, value": "projections",  # the convolution uses the query, too
+    "scores and mixing": "attention",  # the part that grows with L²
     "span key": "convolution",
     "kernel": "convolution",
     "convolution value": "convolution",
     "applied kernel": "convolution",
-    "output": "shared",
+    "output": "projections",
     "feed-forward": "feed-forward",
-    "normalization": "shared",
+    "normalization": "normalization",
 }
 
 
@@ -105,6 +105,14 @@ def layer_macs(config: ConvBertConfig, length: int) -> dict[str, int]:
     return counts
 
 
+def by_family(counts: dict[str, int]) -> dict[str, int]:
+    """Add up the components of one layer that belong together, by the families of `FAMILIES`."""
+    sums = dict.fromkeys(FAMILIES.values(), 0)
+    for name, family in FAMILIES.items():
+        sums[family] += counts[name]
+    return sums
+
+
 def crossover_length(config: ConvBertConfig) -> float:
     """Return the length from which on attention's own L² part costs more than the convolution.
 
@@ -116,9 +124,8 @@ def crossover_length(config: ConvBertConfig) -> float:
     """
     if config.conv_type == "noconv":
         raise ValueError("conv_type='noconv': there is no convolution branch to compare with")
-    macs = layer_macs(config, 1)
-    conv = sum(macs[name] for name, family in FAMILIES.items() if family == "convolution")
-    return conv / macs["scores and mixing"]
+    macs = by_family(layer_macs(config, 1))
+    return macs["convolution"] / macs["attention"]
 
 
 def bert_counterpart(config: ConvBertConfig) -> ConvBertConfig:

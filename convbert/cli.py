@@ -30,7 +30,10 @@ class Command:
 COMMANDS = {
     "run": Command("execute the notebooks", "convbert.runner", "RunConfig", "run"),
     "pretrain": Command(
-        "pretrain generator and discriminator", "convbert.train.pretrain", "PretrainConfig", "pretrain"
+        "pretrain generator and discriminator",
+        "convbert.train.pretrain",
+        "PretrainConfig",
+        "pretrain",
     ),
     "glue": Command("fine-tune on a task", "convbert.train.glue", "GlueConfig", "finetune"),
     "table": Command(

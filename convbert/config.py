@@ -209,16 +209,26 @@ def _check(config: ConvBertConfig) -> None:
     heads, ratio, d = config.num_attention_heads, config.head_ratio, config.hidden_size
     require(d % heads == 0, "hidden_size", f"must be divisible by num_attention_heads={heads}")
     if config.conv_type != "noconv" and heads > 1:
-        require(heads % ratio == 0, "num_attention_heads", f"must be 1 or divisible by head_ratio={ratio}")
+        require(
+            heads % ratio == 0,
+            "num_attention_heads",
+            f"must be 1 or divisible by head_ratio={ratio}",
+        )
         rule = f"must be divisible by 2·(num_attention_heads/head_ratio)={2 * heads // ratio}"
         require(d % (2 * heads // ratio) == 0, "hidden_size", rule)
     require(config.conv_kernel_size % 2 == 1, "conv_kernel_size", "must be odd")
     for key in ("hidden_size", "intermediate_size"):
         rule = f"must be divisible by num_groups={config.num_groups}"
         require(getattr(config, key) % config.num_groups == 0, key, rule)
-    require(config.hidden_act in ACTIVATIONS, "hidden_act", f"must be one of {', '.join(ACTIVATIONS)}")
+    require(
+        config.hidden_act in ACTIVATIONS, "hidden_act", f"must be one of {', '.join(ACTIVATIONS)}"
+    )
     require(config.conv_type in CONV_TYPES, "conv_type", f"must be one of {', '.join(CONV_TYPES)}")
-    require(config.pad_token_id < config.vocab_size, "pad_token_id", f"must be below vocab_size={config.vocab_size}")
+    require(
+        config.pad_token_id < config.vocab_size,
+        "pad_token_id",
+        f"must be below vocab_size={config.vocab_size}",
+    )
 
 
 def _check_types(config: ConvBertConfig, require: Any) -> None:

@@ -299,7 +299,9 @@ class ConvBertForPreTraining(PretrainedLayer):
             corrupted = paddle.put_along_axis(original_ids, positions, change, 1, "add")  # [B, L]
             replaced = (corrupted != original_ids).astype(logits.dtype)
         judged = self.discriminator(corrupted, *inputs)  # [B, L]
-        return PreTrainingOutput(logits, corrupted, replaced, judged, attention_mask.astype(logits.dtype))
+        return PreTrainingOutput(
+            logits, corrupted, replaced, judged, attention_mask.astype(logits.dtype)
+        )
 
     def loss(self, output: PreTrainingOutput, labels: Tensor, weights: Tensor) -> PreTrainingLoss:
         """Return both losses as sums and counts.
@@ -316,7 +318,10 @@ class ConvBertForPreTraining(PretrainedLayer):
             output.discriminator_logits, output.replaced, reduction="none"
         )
         return PreTrainingLoss(
-            (each * weights).sum(), weights.sum(), (judged * output.tokens).sum(), output.tokens.sum()
+            (each * weights).sum(),
+            weights.sum(),
+            (judged * output.tokens).sum(),
+            output.tokens.sum(),
         )
 
 

@@ -31,7 +31,9 @@ def command(name: str, **options: Any) -> list[str]:
     return words
 
 
-def run(commands: Mapping[str, Sequence[str]], logs: str | Path, workers: int = 0) -> dict[str, float]:
+def run(
+    commands: Mapping[str, Sequence[str]], logs: str | Path, workers: int = 0
+) -> dict[str, float]:
     """Run commands, as many at a time as there are cores, and wait for all.
 
     Args:

@@ -64,8 +64,8 @@ _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
 }
 SCALES: Mapping[str, Scale] = MappingProxyType(
     {
-        name: Scale(name, **{field: values[column] for field, values in _TABLE.items()})
-        for column, name in enumerate(_NAMES)
+        name: Scale(name, **dict(zip(_TABLE, column, strict=True)))
+        for name, column in zip(_NAMES, zip(*_TABLE.values(), strict=True), strict=True)
     }
 )
 

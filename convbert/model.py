@@ -63,7 +63,7 @@ class PretrainedLayer(nn.Layer):
 
     @classmethod
     def from_pretrained(cls, name_or_dir: str | Path, **config_overrides: Any) -> Self:
-        """Load weights and configuration from a directory; see `convbert.weights.huggingface.load`."""
+        """Load a directory; see `convbert.weights.huggingface.load`."""
         from convbert.weights import huggingface  # weights build on models, not the reverse
 
         return huggingface.load(cls, name_or_dir, **config_overrides)
@@ -110,7 +110,7 @@ class ConvBertEmbeddings(nn.Layer):
 
 
 class GroupedLinear(nn.Layer):
-    """Grouped linear map (eq. 6): group i maps the i-th slice of the input to the i-th of the output."""
+    """Grouped linear map (eq. 6): group i maps slice i of the input to slice i of the output."""
 
     def __init__(self, size_in: int, size_out: int, groups: int, std: float) -> None:
         """Make a weight [g, in/g, out/g] and a bias [out]."""
@@ -132,7 +132,7 @@ class GroupedLinear(nn.Layer):
 
 
 class ConvBertLayer(nn.Layer):
-    """One encoder layer: mixed attention and feed-forward, each with a residual and post-LayerNorm."""
+    """One encoder layer: mixed attention, feed-forward; each with residual and post-LayerNorm."""
 
     def __init__(self, config: ConvBertConfig) -> None:
         """Make the layer: d -> d."""
@@ -149,7 +149,11 @@ class ConvBertLayer(nn.Layer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, x: Tensor, scores_mask: Tensor | None, keep: Tensor | None, return_mixing: bool = False
+        self,
+        x: Tensor,
+        scores_mask: Tensor | None,
+        keep: Tensor | None,
+        return_mixing: bool = False,
     ) -> tuple[Tensor, Mixing | None]:
         """Map hidden states [B, L, d] to [B, L, d]; on request also return what was mixed."""
         mixed, mixing = self.self_attn(x, scores_mask, keep, return_mixing), None
@@ -241,7 +245,9 @@ class ConvBertModel(PretrainedLayer):
             return None
         return None if bool(tokens.all()) else tokens
 
-    def _check_inputs(self, input_ids: Any, types: Any, mask: Any, positions: Any, embeds: Any) -> None:
+    def _check_inputs(
+        self, input_ids: Any, types: Any, mask: Any, positions: Any, embeds: Any
+    ) -> None:
         """Raise a ValueError for inputs that do not fit together."""
         if (input_ids is None) == (embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, and not both")
@@ -249,9 +255,15 @@ class ConvBertModel(PretrainedLayer):
         rank = 2 if embeds is None else 3
         if given.ndim != rank:
             name = "input_ids" if embeds is None else "inputs_embeds"
-            raise ValueError(f"{name} has shape {given.shape}: expected {rank} axes, [B, L{', e' * (rank - 2)}]")
+            raise ValueError(
+                f"{name} has shape {given.shape}: expected {rank} axes, [B, L{', e' * (rank - 2)}]"
+            )
         shape, limit = given.shape[:2], self.config.max_position_embeddings
-        for name, value in (("token_type_ids", types), ("attention_mask", mask), ("position_ids", positions)):
+        for name, value in (
+            ("token_type_ids", types),
+            ("attention_mask", mask),
+            ("position_ids", positions),
+        ):
             if value is not None and list(value.shape) != list(shape):
                 raise ValueError(f"{name} has shape {value.shape}: expected [B, L] = {list(shape)}")
         if shape[1] < 1 or (positions is None and shape[1] > limit):

@@ -188,7 +188,7 @@ def _run_one(
         results.write_atomically(target.with_suffix(".html"), _page(ran, name).encode())
 
     content = json.loads(results_file.read_text("utf-8")) if results_file.exists() else {}
-    failure = failure or _inspect(name, ran, content, len(text.encode()))
+    failure = failure or hidden_failure(name, ran, content, len(text.encode()))
     if content:
         content.update(seconds=seconds, finished=failure is None)
         results.write_json(results_file, content)
@@ -241,6 +241,7 @@ def _execute(
             timeout_func=seconds_left,
             iopub_timeout=60,  # the 4 s of nbclient are too few for a busy machine
             kernel_manager_class=_kernel_manager(),
+            shutdown_kernel="immediate",  # Paddle meets a polite SIGTERM with a long report
         )
     except PapermillExecutionError as error:
         return _failure_of_cell(error, cell)
@@ -315,8 +316,15 @@ def _failure_of_cell(error: Any, cell: int | None) -> Failure:
     return Failure(reason, cell, code=lines[0] if lines else "", place=place)
 
 
-def _inspect(name: str, ran: Any, content: Mapping[str, Any], size: int) -> Failure | None:
-    """Look for what an execution without an error can hide."""
+def hidden_failure(name: str, ran: Any, content: Mapping[str, Any], size: int) -> Failure | None:
+    """Look for what an execution without an error can hide.
+
+    Args:
+        name: of the notebook.
+        ran: the executed notebook.
+        content: of its results file; empty if there is none.
+        size: of the executed notebook, in bytes.
+    """
     written = [cell for cell in ran.cells if not notebooks.has_tag(cell, "injected-parameters")]
     for number, cell in enumerate(written, start=1):
         if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:

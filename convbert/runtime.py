@@ -88,7 +88,9 @@ def _cpu_info() -> str:
 def cpu_name() -> str:
     """Return the processor's name as the system gives it, and the usable cores."""
     lines = [line for line in _cpu_info().splitlines() if line.startswith("model name")]
-    name = lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
+    name = (
+        lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
+    )
     return f"{name}, {usable_cores()} core{'s' if usable_cores() > 1 else ''}"
 
 
@@ -115,7 +117,9 @@ def set_device(name: str = "auto") -> str:
     if name not in ("auto", "cpu", "gpu"):
         raise ValueError(f"device={name!r}: choose auto, cpu or gpu")
     if name == "gpu" and not has_gpu:
-        raise ValueError("device='gpu': this Paddle sees no GPU; use device='cpu', or install paddlepaddle-gpu")
+        raise ValueError(
+            "device='gpu': this Paddle sees no GPU; use device='cpu', or install paddlepaddle-gpu"
+        )
     return str(paddle.set_device("gpu" if has_gpu and name != "cpu" else "cpu"))
 
 
@@ -134,7 +138,9 @@ def choose_precision(name: str = "auto") -> Precision:
     if name not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"precision={name!r}: choose auto, float32, bfloat16 or float16")
     if name in ("bfloat16", "float16") and not on_gpu:
-        raise ValueError(f"precision={name!r}: the CPU computes in float32 only; use auto or float32")
+        raise ValueError(
+            f"precision={name!r}: the CPU computes in float32 only; use auto or float32"
+        )
     if name == "auto":
         name = "bfloat16" if on_gpu and paddle.amp.is_bfloat16_supported() else "float32"
     return Precision(name)

@@ -153,7 +153,7 @@ def title_and_question(notebook: Any, place: str) -> tuple[str, str]:
         ValueError: the cell does not start with `# Title`, or has no `**Question.** …` line.
     """
     source = notebook.cells[0].source
-    title = re.match(r"#\s+(?:\d+[.:]?\s+)?(\S.*)", source)
+    title = re.match(r"#\s+(?:\d+\s*[.:·]?\s+)?(\S.*)", source)
     question = _QUESTION.search(source)
     if title is None:
         raise ValueError(f"{place}: the first cell does not start with '# Title'")
@@ -165,11 +165,11 @@ def title_and_question(notebook: Any, place: str) -> tuple[str, str]:
 def time_line(runs: Sequence[Mapping[str, Any]]) -> str:
     """Write how long a notebook takes, by scale and hardware."""
     if not runs:
-        return "Time: not measured yet."
+        return "Measured time: not measured yet."
     times = [
         f"{coarse(run['seconds'])} at scale {run['scale']} ({run['hardware']})" for run in runs
     ]
-    return f"Time: {', '.join(times)}."
+    return f"Measured time: {', '.join(times)}."
 
 
 def coarse(seconds: float) -> str:

@@ -41,18 +41,6 @@ class ConvBertTokenizer:
 
     The engine differs from BERT's Python code in a capital sigma at a word's end (σ, Python: ς),
     the last 256 ideographs of CJK extension E (not isolated) and characters new to Unicode.
-
-    Attributes: `vocabulary` (entries by id), and `pad_token_id`, `unk_token_id` and so on.
-
-    Args:
-        vocab_file: path of a vocab.txt (one entry a line, line number = id), or the entries.
-        do_lower_case: lower-case the text.
-        strip_accents: drop combining marks; None follows `do_lower_case`.
-        vocab_size: the model's number of entries; a vocabulary of another size is refused.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not UTF-8, a special token is missing, or the size is not `vocab_size`.
     """
 
     def __init__(
@@ -61,7 +49,19 @@ class ConvBertTokenizer:
         do_lower_case: bool = True,
         strip_accents: bool | None = None,
         vocab_size: int | None = None,
-    ):
+    ) -> None:
+        """Load a vocabulary.
+
+        Args:
+            vocab_file: path of a vocab.txt (one entry a line, line number = id), or the entries.
+            do_lower_case: lower-case the text.
+            strip_accents: drop combining marks; None follows `do_lower_case`.
+            vocab_size: the model's number of entries; a vocabulary of another size is refused.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not UTF-8, a special token is missing, or the size is not `vocab_size`.
+        """
         if do_lower_case not in (True, False) or strip_accents not in (True, False, None):
             raise ValueError(f"{do_lower_case=}, {strip_accents=}: choose True or False")
         self.do_lower_case, self.strip_accents = do_lower_case, strip_accents
@@ -305,15 +305,11 @@ def _check_vocabulary(vocabulary: list[str], vocab_size: int | None) -> None:
     if vocab_size not in (None, n_entries):
         raise ValueError(f"vocabulary of {n_entries} entries: the model needs its own {vocab_size}")
     if n_distinct < n_entries:
-        message = (
-            f"vocabulary of {n_entries} entries, only {n_distinct} distinct: the last id counts"
-        )
+        message = f"vocabulary of {n_entries} entries, {n_distinct} distinct: the last id encodes"
         as_released = "".join(f"{entry}\r\n" for entry in vocabulary).encode("utf-8")
         if hashlib.sha256(as_released).hexdigest() == MISREAD_SHA256:
-            message += (
-                "; it is the file released with ConvBERT, its 1,900 non-ASCII entries misread"
-            )
-            message += " as GBK: prefer BERT's uncased vocab.txt, which has the same ids intact"
+            message += "; this file, released with ConvBERT, has 1,900 entries misread as GBK:"
+            message += " BERT's uncased vocab.txt has them right, under the same ids"
         warnings.warn(message, stacklevel=3)
 
 
@@ -378,16 +374,15 @@ def _cut(lengths: list[int], room: int, truncation: str, overlap: int | None) ->
         where = "text and text_pair" if cuts_both else ("text", "text_pair")[part]
         raise ValueError(f"max_length leaves no token of {where}: raise it by {1 - window} or more")
     if cuts_both:  # in the order of BERT's _truncate_seq_pair
-        kept = list(lengths)
+        ends = list(lengths)
         for _ in range(excess):
-            kept[0 if kept[0] > kept[1] else 1] -= 1
-        return [[(0, length) for length in kept]]
+            ends[0 if ends[0] > ends[1] else 1] -= 1
+        return [[(0, end) for end in ends]]
     if overlap is not None and overlap >= window:
         raise ValueError(f"stride={overlap}: must be less than the window of {window} tokens")
     starts = [0] if overlap is None else range(0, lengths[part] - overlap, window - overlap)
     windows = [(start, min(start + window, lengths[part])) for start in starts]
-    whole = [(0, length) for length in lengths]
-    return [[*whole[:part], span, *whole[part + 1 :]] for span in windows]
+    return [[kept if i == part else (0, n) for i, n in enumerate(lengths)] for kept in windows]
 
 
 def _lines(items: list[Any]) -> Iterator[str]:

@@ -9,17 +9,17 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 PARAMETERS = 'SCALE = "smoke"  # how much to do\nOUTPUT_DIR = "outputs"  # where to write'
-HEADER = """# {title}
+HEADER = """# 01 · {title}
 
 **Question.** Does it run?
 
-**Paper.** Section 3.
+**In the paper:** section 3.
 
 <!-- time:start -->
-Time: not measured yet.
+Measured time: not measured yet.
 <!-- time:end -->
 
-Afterwards you will be able to run it."""
+**Afterwards you can** run it."""
 
 
 def code(source: str, *tags: str) -> Any:

@@ -111,9 +111,8 @@ def test_crossover_and_share_of_bert(name, length, share):
     assert round(exact) == length
 
     def spared_and_brought(tokens):
-        macs = budget.layer_macs(config, tokens)
-        conv = sum(macs[key] for key, family in budget.FAMILIES.items() if family == "convolution")
-        return macs["scores and mixing"], conv
+        macs = budget.by_family(budget.layer_macs(config, tokens))
+        return macs["attention"], macs["convolution"]
 
     spared, brought = spared_and_brought(int(exact))
     assert spared <= brought

@@ -154,7 +154,9 @@ def test_the_last_record_and_claim_of_a_name_count(content):
     assert len(read()["claims"]) == 1
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.array([1.0, np.nan]), {"a": [-np.inf]}])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), np.array([1.0, np.nan]), {"a": [-np.inf]}]
+)
 def test_numbers_that_json_does_not_know_are_refused(content, value):
     read = content()
     with pytest.raises(ValueError, match="not a finite number"):
@@ -268,7 +270,11 @@ def test_a_quoted_number_is_shown_and_never_judged(content, capsys):
         (True, {"kind": "statistical", "observed": 1.0}, "needs null as numbers, got None"),
         (True, {"kind": "statistical", "null": 1.0}, "needs observed as numbers, got None"),
         (True, {"kind": "statistical", "null": 0, "observed": []}, "needs observed as numbers"),
-        (True, {"kind": "statistical", "null": 0, "observed": [1], "seeds": [0, 1]}, "1 values but"),
+        (
+            True,
+            {"kind": "statistical", "null": 0, "observed": [1], "seeds": [0, 1]},
+            "1 values but",
+        ),
     ],
 )
 @pytest.mark.parametrize("scale", ["smoke", "cpu"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -62,7 +64,8 @@ def test_exactly_one_cell_of_parameters(tmp_path, count):
 
 
 def test_parameters_are_read_as_python_reads_them(tmp_path):
-    cell = '# a comment\nSCALE: str = "smoke"  # as in -p SCALE=cpu\nOUTPUT_DIR = "#x"\nSIZES = [\n 1,\n 2]'
+    lines = ["# a comment", 'SCALE: str = "smoke"  # as in SCALE=cpu', 'OUTPUT_DIR = "#x"']
+    cell = "\n".join([*lines, "SIZES = [", "    1,", "    2,", "]"])
     path = write(tmp_path, "01_a", parameters=cell)
     found = notebooks.read_defaults(notebooks.read(path), "01_a")
     assert found == {"SCALE": "smoke", "OUTPUT_DIR": "#x", "SIZES": [1, 2]}
@@ -70,9 +73,9 @@ def test_parameters_are_read_as_python_reads_them(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "default", "value"),
-    [("5", 3, 5), ("5", 0.5, 5.0), ("1e-3", 0.5, 1e-3), ("no_conv", "", "no_conv"), ("'5'", "", "5"),
-     ("true", False, True), ("False", True, False), ("[1, 2]", [], [1, 2]), ("None", None, None),
-     ("7", None, 7), ("a=b", "", "a=b")],
+    [("5", 3, 5), ("5", 0.5, 5.0), ("1e-3", 0.5, 1e-3), ("no_conv", "", "no_conv"),
+     ("'5'", "", "5"), ("true", False, True), ("False", True, False), ("[1, 2]", [], [1, 2]),
+     ("None", None, None), ("7", None, 7), ("a=b", "", "a=b")],
 )  # fmt: skip
 def test_values_take_the_type_of_the_default(text, default, value):
     read = notebooks.typed("NAME", text, default)
@@ -104,7 +107,9 @@ def test_notebooks_are_chosen_by_number_or_name(tmp_path):
     assert names("04") == ["04_b", "04_c"]
     assert names("04_b, 01_a.ipynb") == ["01_a", "04_b"]
     for wrong in ("05", "0", "01_", "a"):
-        with pytest.raises(ValueError, match=f"--only {wrong}: no such notebook; there are 01_a, 04_b"):
+        with pytest.raises(
+            ValueError, match=f"--only {wrong}: no such notebook; there are 01_a, 04_b"
+        ):
             names(wrong)
     with pytest.raises(FileNotFoundError, match="no notebooks"):
         notebooks.choose(tmp_path / "nowhere")
@@ -127,7 +132,7 @@ def test_student_edition_drops_the_solutions():
 
 # Executions; a kernel takes about two seconds
 
-GOOD = '''
+GOOD = """
 import os
 from pathlib import Path
 
@@ -136,8 +141,8 @@ lab.record("static", os.environ["CONVBERT_STATIC"])
 lab.record("python", __import__("sys").executable)
 lab.record("given", [STEPS, BREAK])
 lab.claim("two", "One and one make two.", True, kind="exact", observed=2, bound=2)
-'''
-SHOWN = '''
+"""
+SHOWN = """
 import ipywidgets
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -150,7 +155,7 @@ slider = ipywidgets.IntSlider()
 display(slider)
 for _ in tqdm(range(50)):
     pass
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +165,7 @@ def good(tmp_path_factory):
     cells = [code(GOOD), code(SHOWN)]
     parameters = f'{PARAMETERS}\nSTEPS = 3\nBREAK = ""'
     write(tmp_path / "notebooks", "01_good", *cells, parameters=parameters)
-    (outcome,) = run(
-        tmp_path / "notebooks", tmp_path / "out", parameters={"STEPS": "5"}, html=True
-    )
+    (outcome,) = run(tmp_path / "notebooks", tmp_path / "out", parameters={"STEPS": "5"}, html=True)
     return outcome
 
 
@@ -189,7 +192,10 @@ def test_the_executed_notebook_is_clean(good):
     assert any("widget-view" in str(cell.get("outputs")) for cell in ran.cells), "it had a widget"
     streams = [out.text for cell in ran.cells for out in cell.get("outputs", []) if "text" in out]
     assert not any("\r" in text for text in streams), "progress bars keep their last state"
-    assert {path.name for path in good.notebook.parent.iterdir()} == {"01_good.ipynb", "01_good.html"}
+    assert {path.name for path in good.notebook.parent.iterdir()} == {
+        "01_good.ipynb",
+        "01_good.html",
+    }
 
 
 def test_the_page_shows_pictures_and_needs_no_network(good):
@@ -213,27 +219,24 @@ def test_the_summary_says_what_was_learned_and_where_it_lies(good):
 
 
 def test_a_failing_claim_is_named_and_stops_the_run(tmp_path, capsys):
-    cells = [code("x = 1"), code('y = 1\nlab.claim("equal", "Same.", False, kind="exact", observed=3)')]
-    write(tmp_path / "notebooks", "01_bad", *cells)
-    write(tmp_path / "notebooks", "02_next")
-    out = tmp_path / "out"
-    (outcome,) = run(tmp_path / "notebooks", out)
-    assert outcome.failure.claim == "equal"
-    assert outcome.failure.cell == 5, "its position in the file"
-    assert "lab.claim(" in outcome.failure.code
-    assert outcome.content["finished"] is False
+    claim = code('y = 1\nlab.claim("equal", "Same.", False, kind="exact", observed=3)')
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    write(folder, "01_bad", code("x = 1"), claim)
+    write(folder, "02_next")
+    with pytest.raises(SystemExit) as stop:
+        runner.run(runner.RunConfig("smoke", notebooks=str(folder), output_dir=str(out)))
+    assert stop.value.code == 1
     shown = capsys.readouterr()
     assert "01_bad: started" in shown.out
-    assert "01_bad failed in cell 5 at scale smoke" in shown.err
+    assert "01_bad failed in cell 5 at scale smoke" in shown.err, "its position in the file"
     assert "claim equal fails: Same. (observed 3)" in shown.err
-    assert "ClaimFailed" in outcome.notebook.read_text("utf-8"), "it is kept to be looked at"
-    with pytest.raises(SystemExit) as stop:
-        config = runner.RunConfig("smoke", output_dir=str(out), notebooks=str(tmp_path / "notebooks"))
-        runner.run(config)
-    assert stop.value.code == 1
-    shown = capsys.readouterr().out
-    assert "fails: Same." in shown, "the table comes in any case"
-    assert "02_next" in shown
+    assert "line: lab.claim(" in shown.err
+    assert "fails: Same." in shown.out, "the table comes in any case"
+    assert "02_next: started" not in shown.out
+    assert re.search("02_next .* not run", shown.out)
+    assert json.loads(results.path(out, "smoke", "01_bad").read_text("utf-8"))["finished"] is False
+    kept = (out / "notebooks" / "smoke" / "01_bad.ipynb").read_text("utf-8")
+    assert "ClaimFailed" in kept, "it is kept to be looked at"
 
 
 def test_an_exception_is_reported_with_line_and_place(tmp_path):
@@ -268,21 +271,33 @@ def test_a_killed_kernel_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "tags", "reason"),
+    ("source", "reason"),
     [
-        ("import sys\nsys.exit(0)", (), "never ran"),
-        ("x = 1", ("skip-execution",), "never ran"),
-        ('try:\n    lab.claim("no", "No.", False, kind="exact")\nexcept AssertionError:\n    pass',
-         (), "claim no fails, and the notebook hides it"),
-        ("print('x' * 2_100_000)", (), "2.1 MB, at most 2"),
+        ("import sys\nsys.exit(0)", "this cell never ran"),
+        ("print('x' * 2_100_000)", "2.1 MB, at most 2"),
     ],
-)  # fmt: skip
-def test_what_a_run_without_an_error_can_hide(tmp_path, source, tags, reason):
-    write(tmp_path, "01_sly", code(source, *tags), code("x = 1"))
+)
+def test_success_of_papermill_is_not_enough(tmp_path, source, reason):
+    write(tmp_path, "01_sly", code(source), code("x = 1"))
     (outcome,) = run(tmp_path, tmp_path / "out")
-    assert outcome.failure is not None
     assert reason in outcome.failure.reason
     assert outcome.content["finished"] is False
+
+
+def test_what_a_run_without_an_error_can_hide(good):
+    ran = nbformat.read(good.notebook, as_version=4)
+
+    def look(ran, content):
+        return runner.hidden_failure("01_good", ran, content, 1000)
+
+    assert look(ran, good.content) is None
+    content = copy.deepcopy(good.content)
+    content["claims"]["two"]["verdict"] = "fails"
+    assert look(ran, content).claim == "two"
+    assert "the notebook hides it" in look(ran, content).reason
+    assert "no results" in look(ran, {}).reason
+    ran.cells[-1].execution_count = None  # as in a cell tagged skip-execution
+    assert look(ran, good.content).cell == 5
 
 
 def test_a_record_under_another_name_or_from_yesterday_does_not_count(tmp_path):

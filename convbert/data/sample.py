@@ -5,247 +5,99 @@ source is the Wikipedia extract that the gensim wheel carries for its own tests;
 strips most of the wiki markup. The labeled sets have the shapes of GLUE and SQuAD and are neither.
 
 * `swap`: one sentence; is it intact (1), or were two neighboring words exchanged (0)?
-* `order`: two sentences; does the second follow the first in the article (1), or was the pair
-  turned around (0)?
+* `order`: a sentence twice, once with two neighboring words exchanged; is the first one intact
+  (`first`), or the second (`second`)? Both have the same words, so only their order tells.
 * `cloze`: a question with a blank, and a passage that holds the missing name or number.
 
 Training and held-out data come from different articles.
 """
 
-import bz2
-import functools
 import hashlib
-import importlib.util
 import json
 import os
 import random
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
-EXTRACT = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-EXTRACT_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
-MISSING_GENSIM = 'the sample text needs gensim: pip install "convbert[sample]"'
+from convbert.data import wikitext
+from convbert.data.wikitext import Article, Run
 
 SEED = 2020  # the paper's year
 HELD_OUT = (12, 5)  # article i is held out if i % 12 == 5: 8 % of the articles, 8 % of the words
-MIN_SENTENCES = 10  # shorter articles are lists and disambiguation pages
 BLANK = "_____"
-
-Run = list[str]  # sentences that follow one another in an article, nothing between them
-
-
-class Article(NamedTuple):
-    """A cleaned article."""
-
-    title: str
-    runs: list[Run]
-
-
-# --- Wiki markup to sentences -----------------------------------------------------------------
-
-HOLE = "\ue000"  # stands for markup whose text cannot be shown; a sentence with a hole is dropped
-SILENT = re.compile(  # templates that show nothing in the running text
-    r"citation needed|cn|fact|rp|sfnp?|efn|refn|#tag:ref|clarify|when|who|which|where|by whom"
-    r"|vague|page needed|better source|failed verification|qualify evidence|unreliable source\?"
-    r"|verify source|weasel-inline|according to whom|dubious|clear"
-)
-SHOWN = re.compile("lang|nowrap|transl|linktext")  # templates that show their last field
-
-COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-REFERENCE = re.compile(r"<ref[^<>]*/>|<ref\b.*?</ref\s*>", re.DOTALL | re.IGNORECASE)
-UNREADABLE = re.compile(
-    r"<(gallery|math|code|source|tt|s|sup|timeline|pre|nowiki|imagemap|syntaxhighlight|poem)\b"
-    r"[^<>]*>.*?</\1\s*>|<br[^<>]*>",
-    re.DOTALL | re.IGNORECASE,
-)
-TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")  # innermost
-TABLE = re.compile(r"\{\|(?:(?!\{\|).)*?\|\}", re.DOTALL)  # innermost
-PICTURE = re.compile(
-    r"\[\[(?:File|Image):(?:[^\[\]]|\[\[[^\[\]]*\]\]|\[[^\[\]]*\])*\]\]", re.IGNORECASE
-)
-
-LETTERS = "A-Za-z\u00c0-\u017f"  # the ranges are spelled out: \w changes with Python's Unicode
-FOREIGN = re.compile(f"[^ !\"$%&'(),\\-./0-9:;?{LETTERS}£–—‘’“”…]")
-ASIDE = re.compile(r"\s*\([^()]*\)")
-DEBRIS = re.compile(
-    r"https?:|www\.|Category|thumb\||\(\s|\(\W*\)|\s[,;.)]|  |\.\.|,,|;,"
-    rf"|[{LETTERS}]{{3}}[.!?][A-Z][a-z]|-\."
-)
-OPENING = re.compile("[\"“‘'(]*[A-Z0-9\u00c0-\u00de]")
-CLOSING = re.compile(r"[.!?][\"”’')]*$")
-BOUNDARY = re.compile(r"[.!?][\"”’')]*\s+(?=[\"“‘'(]*[A-Z0-9])")
-INITIAL = re.compile(r"(?:.*[.\-])?[A-Za-z]")  # "J", "J.-H", "U.S"
-ABBREVIATION = re.compile(
-    r"mrs?|ms|dr|st|vs|prof|gen|col|lt|capt|gov|sen|rep|rev|mt|ft|nos?|inc|co|ltd|cf|pp|vol|eds?"
-    r"|approx|fl|ca|al|viz|sgt|brig|maj|adm|ave|hon|pres|jan|feb|mar|apr|jun|jul|aug|sept?|oct"
-    r"|nov|dec",
-    re.IGNORECASE,
-)
-
-
-def find_extract() -> Path:
-    """Return the path of the Wikipedia extract in the installed gensim, without importing it.
-
-    Raises:
-        ModuleNotFoundError: gensim is not installed.
-        ValueError: the extract is missing or not the one the sample is made from.
-    """
-    spec = importlib.util.find_spec("gensim")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(MISSING_GENSIM)
-    path = Path(next(iter(spec.submodule_search_locations))) / EXTRACT
-    if not path.is_file() or _sha256(path.read_bytes()) != EXTRACT_SHA256:
-        raise ValueError(f"{path} is not the extract of gensim 4.4.0 that the sample is made from")
-    return path
-
-
-def _strip_markup(markup: str) -> str:
-    """Return an article's text, one paragraph per line; gensim does what does not nest."""
-    from gensim.corpora.wikicorpus import filter_wiki
-
-    def show(match: re.Match) -> str:
-        name, _, fields = match.group(1).partition("|")
-        name = name.strip().lower()
-        if SHOWN.fullmatch(name):
-            return fields.rpartition("|")[2]
-        return "" if SILENT.fullmatch(name) else HOLE
-
-    text = REFERENCE.sub("", COMMENT.sub("", markup))
-    text = UNREADABLE.sub(HOLE, text)
-    text = _replace_innermost(TEMPLATE, show, text)
-    text = _replace_innermost(TABLE, "\n", text)
-    return filter_wiki(PICTURE.sub("", text))
-
-
-def _replace_innermost(pattern: re.Pattern, new: str | Callable[[re.Match], str], text: str) -> str:
-    """Replace nested markup from the inside out until nothing changes."""
-    while (replaced := pattern.sub(new, text)) != text:
-        text = replaced
-    return text
-
-
-def split_sentences(paragraph: str) -> Iterator[str]:
-    """Yield the sentences of a paragraph; abbreviations and initials do not end one."""
-    start = 0
-    for boundary in BOUNDARY.finditer(paragraph):
-        before = paragraph[start : boundary.start()].split(" ")[-1].lstrip("\"“‘'(")
-        if ABBREVIATION.fullmatch(before) or INITIAL.fullmatch(before):
-            continue
-        yield paragraph[start : boundary.end()].strip()
-        start = boundary.end()
-    if paragraph[start:].strip():
-        yield paragraph[start:].strip()
-
-
-def _is_clean(sentence: str) -> bool:
-    """True if the sentence is whole: opened, closed, 4 to 80 words, no trace of markup."""
-    return (
-        4 <= sentence.count(" ") + 1 <= 80
-        and OPENING.match(sentence) is not None
-        and CLOSING.search(sentence) is not None
-        and FOREIGN.search(sentence) is None
-        and DEBRIS.search(sentence) is None
-        and sentence.count("(") == sentence.count(")")
-    )
-
-
-def _drop_foreign_aside(match: re.Match) -> str:
-    """Drop a parenthesis that is empty, has a hole, or is in another script."""
-    aside = match.group()
-    return "" if FOREIGN.search(aside) or not re.search(f"[{LETTERS}0-9]", aside) else aside
-
-
-def read_runs(text: str, seen: set[str]) -> list[Run]:
-    """Return the runs of clean sentences in an article; a dropped sentence ends a run.
-
-    Args:
-        text: the article without markup, one paragraph per line.
-        seen: the sentences used so far; no sentence is used twice. Changed in place.
-    """
-    runs: list[Run] = []
-    for line in text.split("\n"):
-        line = re.sub(r"'{2,}", "", re.sub(r"[ \t\u00a0]+", " ", line)).strip()
-        if not line or line[0] in "=*#:;|!{}":  # headings, lists, leftovers of tables
-            continue
-        runs.append([])
-        for sentence in split_sentences(ASIDE.sub(_drop_foreign_aside, line)):
-            if _is_clean(sentence) and sentence not in seen:
-                seen.add(sentence)
-                runs[-1].append(sentence)
-            else:
-                runs.append([])
-    return [run for run in runs if run]
-
-
-def read_articles() -> tuple[list[Article], list[Article]]:
-    """Return the training and the held-out articles, in the order of the extract."""
-    path = find_extract()
-    from gensim.corpora.wikicorpus import extract_pages
-
-    articles, seen = [], set[str]()
-    with bz2.open(path) as stream:
-        for title, markup, _ in extract_pages(stream, filter_namespaces=("0",)):
-            if markup[:9].lower() == "#redirect":
-                continue
-            runs = read_runs(_strip_markup(markup), seen)
-            if sum(map(len, runs)) >= MIN_SENTENCES:
-                articles.append(Article(title, runs))
-    every, offset = HELD_OUT
-    train = [a for i, a in enumerate(articles) if i % every != offset]
-    return train, articles[offset::every]
-
 
 # --- Labeled sets -----------------------------------------------------------------------------
 
 WORD = re.compile(r"[A-Za-z]+")
-INSIDE = f"{LETTERS}0-9'’–\\-"  # what must not touch a span: it would be a part of something longer
-SPAN = re.compile(  # a number, or capitalized words in a row
-    rf"(?<![{INSIDE}.,\"“‘])(?:[0-9]+(?:[.,][0-9]+)*|[A-Z][{LETTERS}]+(?: [A-Z][{LETTERS}]+)*)"
-    rf"(?![{INSIDE}]|[.,][0-9]|\.[{LETTERS}]| [A-Z])"
+NAME = f"[A-Z][{wikitext.LETTERS}]+"
+INSIDE = (
+    f"{wikitext.LETTERS}0-9'’–\\-"  # touching one of these, a span is a part of something longer
 )
-
-
-def _count_words(sentence: str) -> int:
-    return sentence.count(" ") + 1
+SPAN = re.compile(  # a number, or capitalized words in a row
+    rf"(?<![{INSIDE}.,\"“‘])(?:[0-9]+(?:[.,][0-9]+)*|{NAME}(?: {NAME})*)"
+    rf"(?![{INSIDE}]|[.,][0-9]|\.[{wikitext.LETTERS}]| [A-Z])"
+)
 
 
 def make_swap(articles: Iterable[Article], limit: int, rng: random.Random) -> list[list[str]]:
     """Make rows of sentence and label: 1 intact, 0 two neighboring words exchanged.
 
-    The exchanged words are plain words inside the sentence, so that neither a capital nor a
-    period gives the answer away. A sentence appears once, in one version.
+    A sentence appears once, in one version; half the rows are intact.
 
     Args:
         articles: where the sentences come from.
         limit: the largest number of rows.
         rng: decides which sentences, which version, which words.
     """
-    places = []
+    rows = []
+    for number, pair in enumerate(_exchange_words(articles, 30, limit, rng)):
+        label = number % 2
+        rows.append([pair[1 - label], str(label)])
+    rng.shuffle(rows)
+    return rows
+
+
+def make_order(articles: Iterable[Article], limit: int, rng: random.Random) -> list[list[str]]:
+    """Make rows of index, two versions of a sentence, and which one is intact.
+
+    Counting words, or the overlap of the two, tells nothing. A sentence makes one row; in half
+    the rows the first version is the intact one. Arguments as in `make_swap`.
+    """
+    rows = []
+    for number, (intact, exchanged) in enumerate(_exchange_words(articles, 24, limit, rng)):
+        pair = [exchanged, intact] if number % 2 else [intact, exchanged]
+        rows.append([*pair, ["first", "second"][number % 2]])
+    rng.shuffle(rows)
+    return [[str(index), *row] for index, row in enumerate(rows)]
+
+
+def _exchange_words(
+    articles: Iterable[Article], longest: int, limit: int, rng: random.Random
+) -> list[tuple[str, str]]:
+    """Return an even number of sentences of 8 to `longest` words, intact and exchanged.
+
+    The exchanged words are plain words inside the sentence, so that neither a capital nor a
+    period gives the exchange away. Sorted by length: labels given in turn are independent of it.
+    """
+    pairs = []
     for sentence in (s for article in articles for run in article.runs for s in run):
         words = sentence.split(" ")
-        plain = [bool(WORD.fullmatch(w)) for w in words]
+        plain = [WORD.fullmatch(word) is not None for word in words]
         where = [
             i
             for i in range(1, len(words) - 2)
             if plain[i] and plain[i + 1] and words[i].lower() != words[i + 1].lower()
         ]
-        if 8 <= len(words) <= 30 and where:
-            places.append((words, where))
-    rng.shuffle(places)
-    places = places[: min(limit, len(places)) // 2 * 2]
-    rows = []
-    for number, (words, where) in enumerate(places):
-        label, i = number % 2, rng.choice(where)
-        if label == 0:
-            words = [*words[:i], words[i + 1], words[i], *words[i + 2 :]]
-        rows.append([" ".join(words), str(label)])
-    rng.shuffle(rows)
-    return rows
+        if 8 <= len(words) <= longest and where:
+            i = rng.choice(where)
+            exchanged = [*words[:i], words[i + 1], words[i], *words[i + 2 :]]
+            pairs.append((sentence, " ".join(exchanged)))
+    rng.shuffle(pairs)
+    chosen = pairs[: min(limit, len(pairs)) // 2 * 2]
+    return sorted(chosen, key=lambda pair: (len(pair[0]), pair))
 
 
 def make_cloze(articles: Iterable[Article], rng: random.Random) -> list[dict]:
@@ -279,13 +131,17 @@ def _cut_passages(run: Run) -> Iterator[Run]:
     """Cut a run into passages of 2 to 4 sentences and at most 54 words; none shares a sentence."""
     passage: Run = []
     for sentence in run:
-        if len(passage) == 4 or sum(map(_count_words, [*passage, sentence])) > 54:
+        if len(passage) == 4 or _count_words([*passage, sentence]) > 54:
             if len(passage) > 1:
                 yield passage
             passage = []
         passage.append(sentence)
-    if len(passage) > 1 and sum(map(_count_words, passage)) <= 54:
+    if len(passage) > 1 and _count_words(passage) <= 54:
         yield passage
+
+
+def _count_words(sentences: Run) -> int:
+    return sum(sentence.count(" ") + 1 for sentence in sentences)
 
 
 def _ask(passage: Run, context: str, name: str, rng: random.Random) -> list[dict]:
@@ -301,7 +157,7 @@ def _ask(passage: Run, context: str, name: str, rng: random.Random) -> list[dict
             and context.lower().count(text.lower()) == 1
             and any(t != text and t[0].isdigit() == text[0].isdigit() for _, t in spans)
         ]
-        if _count_words(sentence) > 22 or len({text for _, text in spans}) < 4:
+        if _count_words([sentence]) > 22 or len({text for _, text in spans}) < 4:
             choices = []
         for at, text in rng.sample(choices, min(2, len(choices))):
             blank = sentence[: at - start] + BLANK + sentence[at - start + len(text) :]
@@ -318,11 +174,174 @@ def _find_spans(passage: Run) -> list[tuple[int, str]]:
     spans, start = [], 0
     for sentence in passage:
         for match in SPAN.finditer(sentence):
-            opens = not re.search(f"[{LETTERS}0-9]", sentence[: match.start()])
-            if not opens and not ABBREVIATION.fullmatch(match.group()):
+            opens = not re.search(f"[{wikitext.LETTERS}0-9]", sentence[: match.start()])
+            if not opens and not wikitext.ABBREVIATION.fullmatch(match.group()):
                 spans.append((start + match.start(), match.group()))
         start += len(sentence) + 1
     return spans
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+README = """\
+# Sample text and labeled sets
+
+Made by `convbert.data.sample` from the Wikipedia extract in the gensim 4.4.0 wheel
+(`gensim/{extract}`).
+The text is by Wikipedia's authors, licensed CC BY-SA 3.0 and GFDL; each article's history on
+en.wikipedia.org names them. Changes: markup, tables, lists and incomplete sentences are removed,
+and the labeled sets alter sentences on purpose. The sample stays under CC BY-SA.
+
+This is not GLUE and not SQuAD. The sets only have their shapes.
+
+| file | content | rows |
+|---|---|---|
+{table}
+
+Text: one sentence per line, a blank line ends an article. Held out: {titles}.
+Every dev row comes from a held-out article, every train row from another article; training
+text and labeled training rows share articles.
+"""
+
+CONTENT = MappingProxyType(
+    {
+        "text/train.txt": "sentences to pretrain on",
+        "text/valid.txt": "held-out sentences",
+        "swap/train.tsv": "sentence, label: 1 intact, 0 two neighboring words exchanged",
+        "swap/dev.tsv": "the same, held out",
+        "order/train.tsv": "a sentence intact and with words exchanged; which is intact?",
+        "order/dev.tsv": "the same, held out",
+        "cloze/train.json": "questions with a blank on short passages, SQuAD v1.1 layout",
+        "cloze/dev.json": "the same, held out",
+    }
+)
+
+EXPECTED_SHA256 = MappingProxyType(
+    {
+        "text/train.txt": "4219532648cca27279479f76cddf8eceaf375993694b3ee66596ca713a6eb000",
+        "text/valid.txt": "3dd79ba0c82d9e7e9d5e1eeb52335a53ea63792d05064cfc1e6a54224f8de708",
+        "swap/train.tsv": "9cc9f963f5380f33aaea99d377cafda782ab3d65e5c1e5f9087caea066490b2f",
+        "swap/dev.tsv": "812a8e3088f0ebabe0b63e67576d57d1a4446b98ac1b76adba879dde18b81c15",
+        "order/train.tsv": "d2de3e5f0219b4a8ba4df0210a445f290d5d4ae7c8926a63b2c5a4eaf94a01dc",
+        "order/dev.tsv": "ef9e18da47b778b63c217499e8d1078fc826f0a8f69978523219ca6517192851",
+        "cloze/train.json": "946cd8988c6aa99eb6bf3873859af46871f312fd3da241b08779ff89b033cf5d",
+        "cloze/dev.json": "2e9669ebe5b8a5f4c93cf15890a23ca51f84a4a7603ddbe383803dbbd0460a42",
+    }
+)
+
+
+def build(directory: str | Path) -> dict:
+    """Make the sample in a directory, all of it or nothing.
+
+    A directory that holds the complete sample is left alone; one that holds an older sample is
+    replaced.
+
+    Args:
+        directory: where the sample goes; new, empty, or an earlier sample.
+
+    Returns:
+        The manifest: `source` (path and sha256 of the extract) and `files` (sha256, bytes and
+        rows of each).
+
+    Raises:
+        ModuleNotFoundError: gensim is not installed.
+        FileExistsError: the directory holds something else.
+        RuntimeError: a file came out different from what it must be.
+    """
+    directory = Path(directory)
+    if is_complete(directory):
+        return json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    if directory.exists() and any(directory.iterdir()) and not _is_sample(directory):
+        raise FileExistsError(f"{directory} holds other files; give a new or empty directory")
+    files, manifest = _make_files()
+    wrong = [n for n, v in EXPECTED_SHA256.items() if manifest["files"][n]["sha256"] != v]
+    if wrong:
+        raise RuntimeError(f"the sample came out different from what is expected: {wrong}")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".sample-") as temporary:
+        new = Path(temporary) / "new"
+        for name, content in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(content)
+        _move(new, directory, aside=Path(temporary) / "old")
+    return manifest
+
+
+def is_complete(directory: str | Path) -> bool:
+    """True if the directory holds every file of the sample, unchanged."""
+    directory = Path(directory)
+    return (directory / "manifest.json").is_file() and all(
+        (directory / name).is_file() and _sha256((directory / name).read_bytes()) == expected
+        for name, expected in EXPECTED_SHA256.items()
+    )
+
+
+def _is_sample(directory: Path) -> bool:
+    """True if the directory holds nothing but an earlier or damaged sample."""
+    ours = {name.split("/")[0] for name in CONTENT} | {"README.md", "manifest.json"}
+    return {path.name for path in directory.iterdir()} <= ours
+
+
+def _move(new: Path, directory: Path, aside: Path) -> None:
+    """Put a finished sample in place; keep the one that another process made meanwhile."""
+    try:
+        if directory.exists() and not is_complete(directory):
+            os.replace(directory, aside)
+        os.replace(new, directory)
+    except OSError:
+        if not is_complete(directory):
+            raise
+
+
+def _make_files() -> tuple[dict[str, bytes], dict]:
+    """Make the content of every file, and the manifest."""
+    content, rows = {}, {}
+    articles = wikitext.read_articles()
+    every, offset = HELD_OUT
+    train = [article for i, article in enumerate(articles) if i % every != offset]
+    held_out = articles[offset::every]
+
+    def put(name: str, text: str, count: int) -> None:
+        content[name], rows[name] = text.encode(), count
+
+    for text_split, split, chosen, limit in [
+        ("train", "train", train, 8000),
+        ("valid", "dev", held_out, 1000),
+    ]:
+        documents = [[s for run in article.runs for s in run] for article in chosen]
+        text = "\n\n".join("\n".join(document) for document in documents) + "\n"
+        put(f"text/{text_split}.txt", text, sum(map(len, documents)))
+        swap = make_swap(chosen, limit, random.Random(f"{SEED} swap {split}"))
+        put(f"swap/{split}.tsv", _to_tsv(["sentence", "label"], swap), len(swap))
+        order = make_order(chosen, limit, random.Random(f"{SEED} order {split}"))
+        header = ["index", "sentence1", "sentence2", "label"]
+        put(f"order/{split}.tsv", _to_tsv(header, order), len(order))
+        cloze = make_cloze(chosen, random.Random(f"{SEED} cloze {split}"))
+        count = sum(len(p["qas"]) for article in cloze for p in article["paragraphs"])
+        put(f"cloze/{split}.json", _to_json({"version": "cloze-1", "data": cloze}), count)
+
+    table = "\n".join(f"| `{n}` | {what} | {rows[n]:,} |" for n, what in CONTENT.items())
+    titles = ", ".join(article.title for article in held_out)
+    content["README.md"] = README.format(
+        extract=wikitext.EXTRACT, table=table, titles=titles
+    ).encode()
+    manifest = {
+        "source": {"path": f"gensim/{wikitext.EXTRACT}", "sha256": wikitext.EXTRACT_SHA256},
+        "files": {
+            name: {"sha256": _sha256(content[name]), "bytes": len(content[name]), "rows": count}
+            for name, count in rows.items()
+        },
+    }
+    content["manifest.json"] = _to_json(manifest, indent=1).encode()
+    return content, manifest
+
+
+def _to_tsv(header: list[str], rows: list[list[str]]) -> str:
+    return "".join("\t".join(row) + "\n" for row in [header, *rows])
+
+
+def _to_json(value: dict, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent) + "\n"
 
 
 def _sha256(data: bytes) -> str:

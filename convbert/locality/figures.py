@@ -11,7 +11,9 @@ ATTENTION, CONVOLUTION, NULL = "#0072B2", "#D55E00", "#666666"
 SEQUENTIAL = "cividis"
 
 
-def matrices(maps: dict[str, np.ndarray], tokens: list[str] | None = None) -> tuple[Figure, pd.DataFrame]:
+def matrices(
+    maps: dict[str, np.ndarray], tokens: list[str] | None = None
+) -> tuple[Figure, pd.DataFrame]:
     """Draw mixing matrices side by side on one color scale.
 
     Args:
@@ -57,7 +59,9 @@ def profiles(curves: dict[str, np.ndarray], reach: int) -> tuple[Figure, pd.Data
         frame[label] = values[middle - reach : middle + reach + 1]
         conv, attention = label.startswith("conv"), label.startswith("attention")
         color = CONVOLUTION if conv else ATTENTION if attention else NULL
-        axis.plot(offsets, frame[label], color=color, marker="s" if conv else "o", ms=4, label=label)
+        axis.plot(
+            offsets, frame[label], color=color, marker="s" if conv else "o", ms=4, label=label
+        )
     axis.axvline(0, color="#999999", lw=0.8)
     axis.set(xlabel="offset δ = key - query, in tokens", ylabel="mean weight")
     axis.legend(frameon=False)
@@ -77,7 +81,9 @@ def distances(table: pd.DataFrame, null: float) -> tuple[Figure, pd.DataFrame]:
         part = table[table.family == family]
         axis.scatter(part.layer, part.distance, color=color, marker=marker, label=f"{family} heads")
     axis.axhline(null, color=NULL, ls="--", lw=1, label="uniform over the sentence")
-    axis.set(xlabel="layer (1 is nearest the words)", ylabel="mean distance, in tokens", ylim=(0, None))
+    axis.set(
+        xlabel="layer (1 is nearest the words)", ylabel="mean distance, in tokens", ylim=(0, None)
+    )
     axis.set_xticks(sorted(table.layer.unique()))
     axis.legend(frameon=False)
     return figure, table

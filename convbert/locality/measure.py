@@ -92,7 +92,8 @@ def mean_map(matrices: list[np.ndarray], size: int) -> np.ndarray:
     """
     short = [len(matrix) for matrix in matrices if len(matrix) < size]
     if short or not matrices:
-        raise ValueError(f"mean map of {size} tokens: got {len(matrices)} sentences, shortest {min(short, default=0)}")
+        found = f"{len(matrices)} sentences, the shortest of {min(short, default=0)} tokens"
+        raise ValueError(f"mean map of {size} tokens: got {found}")
     return np.mean([matrix[:size, :size] for matrix in matrices], axis=0)
 
 

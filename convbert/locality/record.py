@@ -79,7 +79,11 @@ def record(
             limit = max_length or model.config.max_position_embeddings
             encoded = tokenizer(text, max_length=limit)
             ids = np.array(encoded["input_ids"])
-            output = model(paddle.to_tensor(ids[None]), attention_mask=paddle.ones([1, len(ids)]), output_mixing=True)
+            output = model(
+                paddle.to_tensor(ids[None]),
+                attention_mask=paddle.ones([1, len(ids)]),
+                output_mixing=True,
+            )
             attention = np.stack([mixing.attention.numpy()[0] for mixing in output.mixing])
             kernels = np.zeros((len(attention), 0, len(ids), 1), np.float32)
             if output.mixing[0].kernels is not None:

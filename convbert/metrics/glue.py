@@ -44,7 +44,9 @@ def score(task: str, predictions: Sequence, labels: Sequence) -> dict[str, float
         raise ValueError(f"task={task!r}: choose one of {', '.join(METRICS)}")
     guess, truth = np.asarray(predictions), np.asarray(labels)
     if guess.shape != truth.shape or guess.ndim != 1 or not len(guess):
-        raise ValueError(f"{guess.shape} predictions for {truth.shape} labels: need as many, at least one")
+        raise ValueError(
+            f"{guess.shape} predictions for {truth.shape} labels: need as many, at least one"
+        )
     if guess.dtype.kind == "f" and not np.isfinite(guess).all():
         raise ValueError(f"prediction {int(np.argmin(np.isfinite(guess)))} is not finite")
     return {metric: _FUNCTIONS[metric](guess, truth) for metric in METRICS.get(name, ("accuracy",))}
@@ -80,4 +82,10 @@ def _spearman(guess: np.ndarray, truth: np.ndarray) -> float:
     return _pearson(rankdata(guess), rankdata(truth))
 
 
-_FUNCTIONS = {"accuracy": _accuracy, "f1": _f1, "mcc": _mcc, "pearson": _pearson, "spearman": _spearman}
+_FUNCTIONS = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "mcc": _mcc,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}

@@ -28,6 +28,11 @@ class CopyRun(NamedTuple):
     accuracy: list[float]  # share of right guesses on unseen sequences, at each measurement
     model: ConvBertForTokenClassification  # after the last update
 
+    def first_reaching(self, accuracy: float) -> int | None:
+        """Return the updates after which an accuracy was first measured; None if it never was."""
+        reached = (s for s, a in zip(self.steps, self.accuracy, strict=True) if a >= accuracy)
+        return next(reached, None)
+
 
 def draw_batch(rng: np.random.Generator, batch: int, length: int, tokens: int) -> np.ndarray:
     """Draw token ids [B, L], uniform over 1 … tokens; 0 is [PAD] and never occurs."""
@@ -53,10 +58,10 @@ def train_copying(
     steps: int,
     seed: int,
     *,
-    batch: int = 32,
-    length: int = 32,
-    learning_rate: float = 1e-3,
-    measure_every: int = 10,
+    batch: int = 16,
+    length: int = 16,
+    learning_rate: float = 2e-3,
+    measure_every: int = 5,
 ) -> CopyRun:
     """Train a new model to name the token before each token.
 

@@ -38,7 +38,7 @@ class GlueConfig:
     warmup_proportion: float = 0.1  # part of all steps in which the learning rate rises
     weight_decay: float = 0.01  # not on biases and LayerNorms
     adam_epsilon: float = 1e-6  # added to the root of Adam's second moment
-    max_grad_norm: float = 1.0  # clip the global gradient norm
+    max_grad_norm: float = 1.0  # clip the global gradient norm; 0: do not clip
     dropout: float = 0.1  # of hidden states, attention and head
     logging_steps: int = 100  # log the loss every so many steps
     save_steps: int = 100  # evaluate, and keep the best checkpoint, every so many steps
@@ -66,7 +66,11 @@ def finetune(config: GlueConfig) -> dict:
         chosen = corpus.generator(config.seed).permutation(len(train))[: config.train_examples]
         train = [train[i] for i in chosen]
     dev = glue.read(source, config.task_name, "dev")
-    steps = config.max_steps if config.max_steps > 0 else max(1, round(config.num_train_epochs * len(train) / config.batch_size))
+    steps = (
+        config.max_steps
+        if config.max_steps > 0
+        else max(1, round(config.num_train_epochs * len(train) / config.batch_size))
+    )
     loop.announce(
         task=f"{source.name}: {len(train)} training and {len(dev)} dev examples",
         start="new weights" if config.from_scratch else config.model_name_or_path,
@@ -79,7 +83,13 @@ def finetune(config: GlueConfig) -> dict:
     trainer = Trainer(model, tokenizer, config, steps)
     with loop.Log(output, steps, source.name) as log:
         best, last = trainer.run(train, dev, log, output)
-    results = {"task": source.name, "steps": steps, "last": last, "best": best, "options": asdict(config)}
+    results = {
+        "task": source.name,
+        "steps": steps,
+        "last": last,
+        "best": best,
+        "options": asdict(config),
+    }
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"last": last, "best": best}))
     return results
@@ -91,7 +101,9 @@ def _model(config: GlueConfig, labels: int) -> ConvBertForSequenceClassification
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.dropout,
     }
-    model = ConvBertForSequenceClassification.from_pretrained(config.model_name_or_path, **overrides)
+    model = ConvBertForSequenceClassification.from_pretrained(
+        config.model_name_or_path, **overrides
+    )
     return ConvBertForSequenceClassification(model.config) if config.from_scratch else model
 
 
@@ -155,7 +167,9 @@ class Trainer:
                     step += 1
             epoch += 1
 
-    def encode(self, examples: list[glue.Example]) -> tuple[dict[str, paddle.Tensor], paddle.Tensor]:
+    def encode(
+        self, examples: list[glue.Example]
+    ) -> tuple[dict[str, paddle.Tensor], paddle.Tensor]:
         """Return model inputs, padded to the longest of the batch, and labels."""
         pairs = None if examples[0].text_b is None else [example.text_b for example in examples]
         encoded = self.tokenizer(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 
 import paddle
 from paddle import nn
@@ -119,26 +118,25 @@ def adamw(
         weight_decay: decoupled, scaled by the learning rate.
         layer_lr_decay: factor per layer, see `layer_decay`; None: one rate for all.
         adam_epsilon: added to the root of the second moment.
-        max_grad_norm: clip the global norm of all gradients; None: do not clip.
+        max_grad_norm: clip the global norm of all gradients; None or 0: do not clip.
         beta2: decay of the second moment.
     """
-    groups: dict[tuple[float, float], list[paddle.Tensor]] = defaultdict(list)
-    seen = set()
+    parameters, undecayed = [], set()
     for name, parameter in model.named_parameters():
-        if id(parameter) in seen:
-            continue
-        seen.add(id(parameter))
         factor = 1.0 if layer_lr_decay is None else layer_decay(name, model.config, layer_lr_decay)
-        groups[factor, 0.0 if is_undecayed(name) else weight_decay].append(parameter)
+        parameter.optimize_attr["learning_rate"] = factor
+        if is_undecayed(name):
+            undecayed.add(parameter.name)
+        parameters.append(parameter)
+    # One list: of Paddle's parameter groups, each would be clipped by the norm of its own gradients.
     return paddle.optimizer.AdamW(
         learning_rate=learning_rate,
         beta2=beta2,
         epsilon=adam_epsilon,
-        parameters=[
-            {"params": parameters, "learning_rate": factor, "weight_decay": decay}
-            for (factor, decay), parameters in groups.items()
-        ],
-        grad_clip=None if max_grad_norm is None else nn.ClipGradByGlobalNorm(max_grad_norm),
+        parameters=parameters,
+        weight_decay=weight_decay,
+        apply_decay_param_fun=lambda name: name not in undecayed,
+        grad_clip=None if not max_grad_norm else nn.ClipGradByGlobalNorm(max_grad_norm),
     )
 
 

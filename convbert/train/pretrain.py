@@ -25,7 +25,9 @@ class PretrainConfig:
     """Options of `convbert pretrain`; names as in earlier ConvBERT reproductions on Paddle."""
 
     output_dir: str  # folder for log.jsonl, results.json and final/
-    model_name_or_path: str = "convbert-small"  # a size: convbert-tiny, -small, -medium-small, -base
+    model_name_or_path: str = (
+        "convbert-small"  # a size: convbert-tiny, -small, -medium-small, -base
+    )
     input_dir: str = ""  # folder with train.txt and valid.txt; empty: found as the data README says
     vocab_file: str = ""  # vocab.txt; empty: BERT's, or for convbert-tiny one trained on the text
     max_seq_length: int = 128  # tokens of an example
@@ -37,7 +39,7 @@ class PretrainConfig:
     weight_decay: float = 0.01  # not on biases and LayerNorms
     adam_epsilon: float = 1e-6  # added to the root of Adam's second moment
     adam_beta2: float = 0.999  # decay of Adam's second moment
-    max_grad_norm: float = 1.0  # clip the global gradient norm
+    max_grad_norm: float = 1.0  # clip the global gradient norm; 0: do not clip
     num_train_epochs: float = 4.0  # passes over the text, unless max_steps is given
     max_steps: int = -1  # > 0 overrides epochs
     warmup_steps: int = 10000  # steps of rising learning rate
@@ -64,13 +66,17 @@ def pretrain(config: PretrainConfig) -> Path:
     _check(config)
     output, device = Path(config.output_dir), runtime.set_device(config.device)
     train_file, valid_file = text_files(config)
-    tokenizer = _tokenizer(config, train_file)
+    tokenizer = make_tokenizer(config, train_file)
     length = config.max_seq_length
     train, valid = (
         corpus.pack_file(file, tokenizer, length, config.seed) for file in (train_file, valid_file)
     )
     per_epoch = len(train) / config.train_batch_size
-    steps = config.max_steps if config.max_steps > 0 else max(1, round(config.num_train_epochs * per_epoch))
+    steps = (
+        config.max_steps
+        if config.max_steps > 0
+        else max(1, round(config.num_train_epochs * per_epoch))
+    )
     loop.announce(
         text=f"{train_file}: {len(train)} examples of {length} tokens; {len(valid)} held out",
         vocabulary=f"{tokenizer.vocab_size} entries",
@@ -79,7 +85,7 @@ def pretrain(config: PretrainConfig) -> Path:
     )
     (output / "results.json").unlink(missing_ok=True)  # its presence says that a run ended
     paddle.seed(config.seed)
-    model = ConvBertForPreTraining(_model_config(config, tokenizer))
+    model = ConvBertForPreTraining(model_config(config, tokenizer))
     trainer = Trainer(model, tokenizer, train, valid, config, steps)
     with loop.Log(output, steps, "pretrain") as log:
         trainer.run(log)
@@ -131,7 +137,10 @@ class Trainer:
             log.advance(len(rows))
             done = step + 1
             if done == 1 or done % config.logging_steps == 0 or done == self.steps:
-                parts = {"generator_loss": generator.item(), "discriminator_loss": discriminator.item()}
+                parts = {
+                    "generator_loss": generator.item(),
+                    "discriminator_loss": discriminator.item(),
+                }
                 log.write(done, loss=value, **parts, lr=rate)
             if config.eval_steps and done % config.eval_steps == 0 and done < self.steps:
                 log.write(done, **self.evaluate())
@@ -144,7 +153,7 @@ class Trainer:
         return np.array([orders[place // count][place % count] for place in places])
 
     def losses(self, batch: corpus.MaskedBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Return the generator's mean loss per chosen position and the discriminator's per token."""
+        """Return the generator's mean loss per position, the discriminator's per token."""
         output = self.forward(batch)
         labels, weights = paddle.to_tensor(batch.labels), paddle.to_tensor(batch.weights)
         sums = self.model.loss(output, labels, weights)
@@ -153,7 +162,7 @@ class Trainer:
             sums.discriminator_sum / paddle.clip(sums.discriminator_count, min=1.0),
         )
 
-    def forward(self, batch: corpus.MaskedBatch):  # noqa: ANN201 - a PreTrainingOutput
+    def forward(self, batch: corpus.MaskedBatch):
         """Run both networks on a batch of arrays."""
         ids, types, mask, masked, positions, weights, uniform = map(paddle.to_tensor, batch)
         return self.model(ids, masked, positions, weights, uniform, types, mask)
@@ -184,7 +193,9 @@ class Trainer:
                 visible=0.0,
             )
             output = self.forward(batch)
-            sums = self.model.loss(output, paddle.to_tensor(batch.labels), paddle.to_tensor(batch.weights))
+            sums = self.model.loss(
+                output, paddle.to_tensor(batch.labels), paddle.to_tensor(batch.weights)
+            )
             guesses = output.generator_logits.argmax(-1).numpy()
             loss += sums.generator_sum.item()
             right += float(((guesses == batch.labels) * batch.weights).sum())
@@ -228,7 +239,39 @@ class Trainer:
         }
 
 
-def _judged(logits: paddle.Tensor, replaced: paddle.Tensor, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def guess_word(
+    model: ConvBertForPreTraining, tokenizer: ConvBertTokenizer, sentence: str, guesses: int = 5
+) -> dict[str, object]:
+    """Hide the middle word of a sentence and let the generator guess it.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        sentence: some words of text.
+        guesses: how many of the most probable words to return.
+
+    Returns:
+        The sentence with the blank, the hidden word, the guesses, and the hidden word's rank.
+    """
+    ids = np.array(tokenizer(sentence)["input_ids"])
+    place = len(ids) // 2
+    masked = ids.copy()
+    masked[place] = tokenizer.mask_token_id
+    position = paddle.to_tensor([[place]])
+    with paddle.no_grad():
+        logits = model.generator(paddle.to_tensor(masked[None]), positions=position).numpy()[0, 0]
+    order = np.argsort(-logits)
+    return {
+        "sentence": tokenizer.decode(masked[1:-1].tolist()),
+        "hidden": tokenizer.convert_ids_to_tokens(int(ids[place])),
+        "guesses": ", ".join(tokenizer.convert_ids_to_tokens(order[:guesses].tolist())),
+        "rank": int(np.flatnonzero(order == ids[place])[0]) + 1,
+    }
+
+
+def _judged(
+    logits: paddle.Tensor, replaced: paddle.Tensor, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     inside = mask > 0
     return replaced.numpy()[inside] > 0, logits.numpy()[inside]
 
@@ -247,11 +290,14 @@ def text_files(config: PretrainConfig) -> tuple[Path, Path]:
         folder = Path(config.input_dir)
     for name in ("train.txt", "valid.txt"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} not found: one sentence per line, blank line between documents")
+            raise FileNotFoundError(
+                f"{folder / name} not found: one sentence per line, blank line between documents"
+            )
     return folder / "train.txt", folder / "valid.txt"
 
 
-def _tokenizer(config: PretrainConfig, train_file: Path) -> ConvBertTokenizer:
+def make_tokenizer(config: PretrainConfig, train_file: Path) -> ConvBertTokenizer:
+    """Return the tokenizer of a run: a given vocabulary, BERT's, or one trained on the text."""
     if config.vocab_file:
         return ConvBertTokenizer(config.vocab_file)
     if config.model_name_or_path != "convbert-tiny":
@@ -260,7 +306,8 @@ def _tokenizer(config: PretrainConfig, train_file: Path) -> ConvBertTokenizer:
     return ConvBertTokenizer.train([train_file], vocab_size=size)
 
 
-def _model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBertConfig:
+def model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBertConfig:
+    """Return the discriminator's configuration of a run."""
     return ConvBertConfig.named(
         config.model_name_or_path,
         vocab_size=tokenizer.vocab_size,
@@ -273,8 +320,16 @@ def _model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvB
 def _check(config: PretrainConfig) -> None:
     """Raise a ValueError for an option without meaning."""
     if config.model_name_or_path not in SIZES:
-        raise ValueError(f"model_name_or_path={config.model_name_or_path!r}: choose one of {', '.join(SIZES)}")
-    for name in ("train_batch_size", "eval_batch_size", "eval_examples", "logging_steps", "learning_rate"):
+        raise ValueError(
+            f"model_name_or_path={config.model_name_or_path!r}: choose one of {', '.join(SIZES)}"
+        )
+    for name in (
+        "train_batch_size",
+        "eval_batch_size",
+        "eval_examples",
+        "logging_steps",
+        "learning_rate",
+    ):
         if getattr(config, name) <= 0:
             raise ValueError(f"{name}={getattr(config, name)}: must be positive")
     if config.max_seq_length < 8:

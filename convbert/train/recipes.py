@@ -98,7 +98,10 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 def _is_finished(folder: Path, options: dict[str, Any]) -> bool:
     """Whether a run ended with these options; its weights must be there too."""
-    if not (folder / "results.json").is_file() or not (folder / "final" / "model.safetensors").is_file():
+    if (
+        not (folder / "results.json").is_file()
+        or not (folder / "final" / "model.safetensors").is_file()
+    ):
         return False
     before = results(folder)["options"]
     return all(before.get(key) == value for key, value in options.items())

@@ -149,11 +149,13 @@ def _select(
     tied = arrays.get("generator_lm_head.weight")
     table = arrays.get(found[0] + "embeddings.word_embeddings.weight")
     if tied is not None and table is not None and not np.array_equal(tied, table):
-        raise ValueError(f"{source}: generator_lm_head.weight differs from the word table it is tied to")
+        raise ValueError(
+            f"{source}: generator_lm_head.weight differs from the word table it is tied to"
+        )
     prefix = "" if isinstance(model, ConvBertModel) else "convbert."
     wanted, selected, left_aside = model.state_dict(), {}, []
     for name, array in arrays.items():
-        if found[0] and name.startswith(found[0]) or not found[0]:
+        if (found[0] and name.startswith(found[0])) or not found[0]:
             selected[prefix + name.removeprefix(found[0])] = array
         elif name in wanted or not (prefix == "" or name.startswith(_PRETRAINING_HEADS)):
             selected[name] = array

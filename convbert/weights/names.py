@@ -34,9 +34,7 @@ def _renamer(pairs: list[tuple[str, str]]) -> tuple[re.Pattern, dict[str, str]]:
 
 
 _TO_HF = _renamer(list(_PAIRS))
-_FROM_HF = _renamer(
-    [(theirs, ours) for ours, theirs in _PAIRS] + [("qa_outputs.", "classifier.")]
-)
+_FROM_HF = _renamer([(theirs, ours) for ours, theirs in _PAIRS] + [("qa_outputs.", "classifier.")])
 
 
 def to_huggingface(name: str) -> str:

@@ -1,0 +1,184 @@
+"""Pictures of the architecture lesson: each function returns a Figure and the data behind it.
+
+Pictures of mixing matrices are in `convbert.locality.figures`, whose colors are used here, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from convbert import budget
+from convbert.config import ConvBertConfig
+from convbert.locality.figures import ATTENTION, CONVOLUTION, SEQUENTIAL
+
+LONGEST = 512  # tokens that the published models accept
+_GRAYS = ("#E0E0E0", "#B8B8B8", "#8C8C8C")  # for what belongs to neither family
+
+
+def kernels(taps: dict[str, np.ndarray], rows: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
+    """Draw kernels side by side on one color scale, with the weights written into the cells.
+
+    Args:
+        taps: title -> softmaxed taps [rows, k].
+        rows: labels of the rows, for instance a token with its neighbors.
+
+    Returns:
+        The figure, and its weights in long form (kind, row, offset, weight).
+    """
+    figure = Figure(figsize=(3.1 * len(taps) + 1.2, 0.34 * len(rows) + 1.1), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(taps), sharey=True))
+    top = max(float(each.max()) for each in taps.values())
+    data = []
+    for axis, (title, weights) in zip(axes, taps.items(), strict=True):
+        image = axis.imshow(weights, cmap=SEQUENTIAL, vmin=0, vmax=top, aspect="auto")
+        reach = weights.shape[1] // 2
+        labels = [f"{offset:+d}" if offset else "0" for offset in range(-reach, reach + 1)]
+        axis.set_xticks(range(len(labels)), labels)
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set(title=title, xlabel="offset (tokens)")
+        for row, column in np.ndindex(*weights.shape):
+            weight = float(weights[row, column])
+            color = "black" if weight > 0.6 * top else "white"
+            text = f"{weight:.2f}".removeprefix("0")
+            axis.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
+            data.append((title, rows[row], column - reach, weight))
+    figure.colorbar(image, ax=axes.tolist(), label="weight")
+    return figure, pd.DataFrame(data, columns=["kind", "row", "offset", "weight"])
+
+
+def shares(table: pd.DataFrame, xlabel: str) -> tuple[Figure, pd.DataFrame]:
+    """Draw one bar of 100 percent per row.
+
+    Args:
+        table: counts, a row per bar and a column per part; the column "convolution" gets the
+            family's color, up to three others a gray.
+        xlabel: what is shared out.
+
+    Returns:
+        The figure, and the shares in percent.
+    """
+    percent = 100 * table.div(table.sum(axis=1), axis=0)
+    figure = Figure(figsize=(9, 0.45 * len(table) + 1.2), layout="constrained")
+    axis, left = figure.subplots(), np.zeros(len(table))
+    grays = iter(_GRAYS)
+    for part in percent.columns:
+        is_conv = part == "convolution"
+        color = CONVOLUTION if is_conv else next(grays)
+        width = percent[part].to_numpy()
+        bars = axis.barh(
+            list(table.index),
+            width,
+            left=left,
+            color=color,
+            edgecolor="white",
+            hatch="///" if is_conv else None,
+            label=part,
+        )
+        labels = axis.bar_label(bars, fmt="%.0f", label_type="center")
+        if is_conv:  # readable on the hatch
+            for label in labels:
+                label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+        left = left + width
+    axis.set(xlabel=xlabel, xlim=(0, 100))
+    axis.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=len(table.columns), frameon=False)
+    return figure, percent.reset_index(names="model")
+
+
+def crossover(models: dict[str, ConvBertConfig]) -> tuple[Figure, pd.DataFrame]:
+    """Draw what attention's L² part and the convolution branch cost per token, over length.
+
+    Args:
+        models: title -> configuration.
+
+    Returns:
+        The figure, and its points (model, part, length, macs_per_token).
+    """
+    lengths = [2**power for power in range(5, 12)]
+    figure = Figure(figsize=(3 * len(models), 3), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(models), sharey=True))
+    data = []
+    for axis, (title, config) in zip(axes, models.items(), strict=True):
+        axis.axvspan(LONGEST, lengths[-1], color=_GRAYS[0], label="longer than any input")
+        crossing = budget.crossover_length(config)
+        for part, color, marker in (
+            ("attention", ATTENTION, "o"),
+            ("convolution", CONVOLUTION, "s"),
+        ):
+            macs = [budget.by_family(budget.layer_macs(config, n))[part] / n for n in lengths]
+            label = "attention, L² part" if part == "attention" else part
+            axis.loglog(
+                lengths, np.array(macs) / 1e6, color=color, marker=marker, ms=4, label=label
+            )
+            data += [(title, part, n, cost) for n, cost in zip(lengths, macs, strict=True)]
+        axis.axvline(crossing, color="black", ls=":")
+        axis.set(title=f"{title}: equal at {crossing:.0f}", xlabel="length L (tokens)")
+        axis.set(xlim=(lengths[0], lengths[-1]))
+        axis.set_xticks(lengths[1::2], [str(n) for n in lengths[1::2]])
+        axis.minorticks_off()
+    axes[0].set_ylabel("cost of one layer\n(million MACs per token)")
+    axes[0].legend(frameon=False, fontsize=8)
+    return figure, pd.DataFrame(data, columns=["model", "part", "length", "macs_per_token"])
+
+
+def padding_changes(
+    changes: dict[str, np.ndarray], tokens: Sequence[str]
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw how much padding changes each token, layer by layer, on a logarithmic color scale.
+
+    Args:
+        changes: title -> largest absolute change [layers + 1, L]; row 0 is the input.
+        tokens: the sentence.
+
+    Returns:
+        The figure, and its values in long form (model, layer, position, change).
+    """
+    floor, top = -8, 0
+    figure = Figure(figsize=(4.2 * len(changes) + 0.8, 2.9), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(changes), sharey=True))
+    data = []
+    for axis, (title, change) in zip(axes, changes.items(), strict=True):
+        exponents = np.log10(np.maximum(change, 10.0**floor))
+        image = axis.imshow(exponents, cmap=SEQUENTIAL, vmin=floor, vmax=top, aspect="auto")
+        axis.set_xticks(range(len(tokens)), tokens, rotation=90)
+        axis.set_yticks(range(len(change)), ["input", *(str(n) for n in range(1, len(change)))])
+        axis.set(title=title, xlabel="token of the sentence")
+        data += [(title, *place, float(change[place])) for place in np.ndindex(*change.shape)]
+    axes[0].set_ylabel("after layer")
+    ticks = range(floor, top + 1, 2)
+    bar = figure.colorbar(image, ax=axes.tolist(), label="largest change", ticks=list(ticks))
+    bar.ax.set_yticklabels([f"$10^{{{power}}}$" for power in ticks])
+    return figure, pd.DataFrame(data, columns=["model", "layer", "position", "change"])
+
+
+def race(curves: pd.DataFrame, mark: int) -> tuple[Figure, pd.DataFrame]:
+    """Draw learning curves, a panel per learning rate: mean over seeds, and lowest to highest.
+
+    Args:
+        curves: columns model, rate, seed, step, accuracy; the first model gets the color of
+            convolution, the second that of attention.
+        mark: number of updates marked by a line.
+
+    Returns:
+        The figure, and `curves`.
+    """
+    rates, models = curves.rate.unique(), curves.model.unique()
+    figure = Figure(figsize=(4.5 * len(rates), 3.1), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(rates), sharey=True))
+    styles = [(CONVOLUTION, "-"), (ATTENTION, "--")]
+    for axis, rate in zip(axes, rates, strict=True):
+        axis.axvline(mark, color="black", ls=":", lw=0.8)
+        for model, (color, line) in zip(models, styles, strict=True):
+            chosen = curves[(curves.model == model) & (curves.rate == rate)]
+            by_step = chosen.groupby("step").accuracy
+            low, mean, high = by_step.min(), by_step.mean(), by_step.max()
+            axis.plot(mean, color=color, ls=line, label=model)
+            axis.fill_between(mean.index, low, high, color=color, alpha=0.25, lw=0)
+        axis.set(title=f"learning rate {rate:g}", xlabel="updates", ylim=(-0.02, 1.04))
+    axes[0].set_ylabel("accuracy on unseen sequences")
+    axes[0].legend(frameon=False, loc="upper left")
+    return figure, curves
