@@ -13,8 +13,8 @@ from paddle import Tensor, nn
 
 from convbert.config import ConvBertConfig
 
-# Added to the scores of padding keys. Large enough that softmax gives exact zeros in float32, and
-# small enough for float16, which the customary -1e9 overflows.
+# Added to the scores of padding keys. Large enough that nothing of them is left (Paddle's softmax
+# gives 1e-28 on a CPU), and small enough for float16, which the customary -1e9 overflows.
 MASKED_SCORE = -1e4
 
 

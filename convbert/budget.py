@@ -129,5 +129,5 @@ def crossover_length(config: ConvBertConfig) -> float:
 
 
 def bert_counterpart(config: ConvBertConfig) -> ConvBertConfig:
-    """Return BERT of the same width: every nominal head attends, the feed-forward is not grouped."""
+    """Return BERT of the same width: all nominal heads attend, no groups."""
     return config.replaced(conv_type="noconv", num_groups=1)

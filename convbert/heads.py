@@ -130,7 +130,8 @@ class ConvBertForMultipleChoice(PretrainedLayer):
     ) -> Tensor:
         """Score choices: inputs [B, choices, L] give logits [B, choices]."""
         if input_ids.ndim != 3:
-            raise ValueError(f"input_ids has shape {input_ids.shape}: expected [B, choices, L]")
+            shape = list(input_ids.shape)
+            raise ValueError(f"input_ids has shape {shape}: expected [B, choices, L]")
         inputs = (input_ids, token_type_ids, attention_mask, position_ids)
         hidden = self.convbert(*(None if x is None else x.flatten(0, 1) for x in inputs))
         scores = self.classifier(self.dropout(hidden[:, 0]))  # [B·choices, 1]

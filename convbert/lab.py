@@ -46,6 +46,7 @@ class Scale:
     pretrain_length: int  # tokens in a pretraining sequence
     finetune_examples: int  # labeled training examples of a task, at most
     finetune_steps: int  # updates of fine-tuning
+    locality_sentences: int  # held-out sentences over which heads are measured
     copy_steps: int  # updates of the copy-the-previous-token demonstration
     limit_s: int  # seconds after which the runner stops a notebook
 
@@ -57,8 +58,9 @@ _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "pretrain_steps": (20, 600, 1_000_000),
     "pretrain_batch": (8, 32, 256),
     "pretrain_length": (32, 64, 128),
-    "finetune_examples": (64, 2_000, 400_000),
-    "finetune_steps": (10, 200, 40_000),
+    "finetune_examples": (256, 8_000, 400_000),
+    "finetune_steps": (10, 250, 40_000),
+    "locality_sentences": (20, 200, 1_000),
     "copy_steps": (50, 100, 400),
     "limit_s": (120, 900, 60 * 24 * 3600),
 }

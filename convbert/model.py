@@ -256,7 +256,8 @@ class ConvBertModel(PretrainedLayer):
         if given.ndim != rank:
             name = "input_ids" if embeds is None else "inputs_embeds"
             raise ValueError(
-                f"{name} has shape {given.shape}: expected {rank} axes, [B, L{', e' * (rank - 2)}]"
+                f"{name} has shape {list(given.shape)}: "
+                f"expected {rank} axes, [B, L{', e' * (rank - 2)}]"
             )
         shape, limit = given.shape[:2], self.config.max_position_embeddings
         for name, value in (
@@ -265,7 +266,9 @@ class ConvBertModel(PretrainedLayer):
             ("position_ids", positions),
         ):
             if value is not None and list(value.shape) != list(shape):
-                raise ValueError(f"{name} has shape {value.shape}: expected [B, L] = {list(shape)}")
+                raise ValueError(
+                    f"{name} has shape {list(value.shape)}: expected [B, L] = {list(shape)}"
+                )
         if shape[1] < 1 or (positions is None and shape[1] > limit):
             raise ValueError(
                 f"input of {shape[1]} tokens: this model takes 1 to {limit}; truncate it, "

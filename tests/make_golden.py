@@ -174,7 +174,9 @@ def run_reference(
     seen: list[Any] = []
     layers = encoder.encoder.layer
     hooks = [layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))]
-    hooks += [layer.register_forward_hook(lambda _, args, out: seen.append(out)) for layer in layers]
+    hooks += [
+        layer.register_forward_hook(lambda _, args, out: seen.append(out)) for layer in layers
+    ]
 
     def tensor(value: np.ndarray) -> Any:
         value = torch.from_numpy(np.ascontiguousarray(value))

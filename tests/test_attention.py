@@ -48,7 +48,9 @@ def mix_naively(
     for n in range(h):
         part = slice(n * size, (n + 1) * size)
         for i in range(length):  # eq. 1, over tokens only
-            scores = np.array([query[i, part] @ key[j, part] / np.sqrt(size) for j in range(length)])
+            scores = np.array(
+                [query[i, part] @ key[j, part] / np.sqrt(size) for j in range(length)]
+            )
             share = softmax(np.where(tokens > 0, scores, -np.inf))
             mixed[i, n] = sum(share[j] * value[j, part] for j in range(length))
     if config.conv_type != "noconv":
@@ -59,7 +61,7 @@ def mix_naively(
                 logits = weights["static_kernel"]
             elif config.conv_type == "dynamic":
                 logits = linear("conv_kernel_layer", x[i])  # eq. 3
-            else:  # eq. 4: the span key is a sum over the window, per channel, then a mix of channels
+            else:  # eq. 4: a sum over the window, per channel, then a mix of channels
                 window = np.zeros(x.shape[1])
                 for j in range(taps):
                     if 0 <= i + j - reach < length:

@@ -56,9 +56,7 @@ def test_published_shapes(name: str):
 
 
 def test_tiny_is_small_enough_for_two_cores():
-    tiny, generator = (
-        ConvBertConfig.named("convbert-tiny" + end) for end in ("", "-generator")
-    )
+    tiny, generator = (ConvBertConfig.named("convbert-tiny" + end) for end in ("", "-generator"))
     assert (tiny.hidden_size, tiny.num_hidden_layers, tiny.vocab_size) == (128, 3, 4096)
     assert (generator.hidden_size, generator.heads, generator.head_size) == (64, 1, 32)
 
@@ -67,7 +65,7 @@ def test_named_takes_changes_and_knows_its_names():
     assert ConvBertConfig.named("convbert-small", vocab_size=100).vocab_size == 100
     changed = ConvBertConfig.named("convbert-base-generator", num_hidden_layers=3)
     assert (changed.hidden_size, changed.num_hidden_layers) == (256, 3)
-    with pytest.raises(ValueError, match="no ConvBERT named 'convbert-large'.*convbert-base"):
+    with pytest.raises(ValueError, match=r"no ConvBERT named 'convbert-large'.*convbert-base"):
         ConvBertConfig.named("convbert-large")
     with pytest.raises(ValueError, match="unknown configuration key 'layers'"):
         ConvBertConfig.named("convbert-small", layers=3)
@@ -144,7 +142,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(
-    ("changes", "key", "value", "rule"), REFUSED, ids=lambda x: str(x) if isinstance(x, dict) else ""
+    ("changes", "key", "value", "rule"),
+    REFUSED,
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
 )
 def test_refusals_name_key_value_and_rule(changes: dict, key: str, value: str, rule: str):
     with pytest.raises(ValueError) as error:
@@ -165,7 +165,7 @@ def test_unknown_keys_are_refused_with_the_nearest_one():
         ConvBertConfig.from_dict({"hiden_size": 256})
     with pytest.raises(ValueError, match="'xyzzy'; known: vocab_size, "):
         ConvBertConfig.from_dict({"xyzzy": 1})
-    with pytest.raises(ValueError, match="num_attention_head.*did you mean 'num_attention_heads'"):
+    with pytest.raises(ValueError, match=r"num_attention_head.*did you mean 'num_attention_heads'"):
         ConvBertConfig().replaced(num_attention_head=4)
 
 
@@ -256,9 +256,7 @@ def test_the_branches_make_up_the_layer(config: ConvBertConfig):
 def test_the_generator_follows_electras_rule():
     config = ConvBertConfig.named("convbert-small", conv_kernel_size=5, generator_fraction=0.5)
     changed = {
-        key
-        for key, value in asdict(config.generator()).items()
-        if value != getattr(config, key)
+        key for key, value in asdict(config.generator()).items() if value != getattr(config, key)
     }
     assert changed == {"hidden_size", "intermediate_size", "num_attention_heads"}
     assert config.generator().hidden_size == 128
@@ -289,7 +287,7 @@ def test_files(tmp_path: Path):
         assert str(path) in str(error.value)
         assert complaint in str(error.value)
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         ConvBertConfig.from_json_file(path)
     with pytest.raises(FileNotFoundError):
         ConvBertConfig.from_json_file(tmp_path / "absent.json")

@@ -57,7 +57,10 @@ def test_the_cases_cover_what_varies():
     assert {config.get("num_groups", 1) for config in configs} == {1, 2, 4}
     assert {config.get("head_ratio", 2) for config in configs} == {1, 2, 3, 4}
     assert {config["num_hidden_layers"] for config in configs} >= {1, 2, 6}
-    assert {config["embedding_size"] == config["hidden_size"] for config in configs} == {True, False}
+    assert {config["embedding_size"] == config["hidden_size"] for config in configs} == {
+        True,
+        False,
+    }
     ids = [load_case(name).get("input.input_ids", np.zeros([1, 1])) for name in CASES]
     assert {value.shape[-1] for value in ids} >= {1, 2, 7, 128}
     assert any(value.shape[0] == value.shape[1] > 1 for value in ids)

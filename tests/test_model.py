@@ -192,7 +192,9 @@ def test_masks_of_any_type(dtype: str, batch: int):
 
 @pytest.mark.parametrize("shape", [[6], [2, 1, 6], [2, 6, 6], [2, 1, 1, 6], [2, 1, 6, 6], [2, 5]])
 def test_masks_of_other_shapes_are_refused(shape: list[int]):
-    with pytest.raises(ValueError, match=r"attention_mask has shape .* expected \[B, L\] = \[2, 6\]"):
+    with pytest.raises(
+        ValueError, match=r"attention_mask has shape .* expected \[B, L\] = \[2, 6\]"
+    ):
         model_for()(paddle.to_tensor(token_ids(2, 6)), attention_mask=paddle.ones(shape))
 
 
@@ -334,7 +336,9 @@ def test_each_dropout_rate_is_used(field: str):
 def test_every_parameter_learns(conv_type: str):
     model = randomize(ConvBertModel(small_config(conv_type=conv_type, num_groups=2)))
     output = model(paddle.to_tensor(token_ids(3, 9)), paddle.to_tensor(token_ids(3, 9) % 2))
-    (output * paddle.to_tensor(np.random.default_rng(0).normal(size=output.shape), "float32")).sum().backward()
+    (
+        output * paddle.to_tensor(np.random.default_rng(0).normal(size=output.shape), "float32")
+    ).sum().backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
 

@@ -188,10 +188,14 @@ def read(source: Source | str | os.PathLike, task: str, split: str) -> list[Exam
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r}: choose one of {', '.join(TASKS)}")
-    if getattr(source, "name", task) != task and hasattr(source, "origin"):
+    if isinstance(source, str | os.PathLike):
+        folder = Path(source)
+    elif source.name == task:
+        folder = source.path
+    else:
         raise ValueError(f"the source holds {source.name}, not {task}")
     split = resolve_split(task, split)
-    file = Path(getattr(source, "path", source)) / f"{split}.tsv"
+    file = folder / f"{split}.tsv"
     return _read_file(file, TASKS[task], TASKS[task].splits[split])
 
 

@@ -20,9 +20,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from convbert.data import glue
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PROBE_SECONDS = 3.0
 
@@ -111,9 +114,13 @@ def _make_glue(name: str, folder: Path) -> None:
         _write(folder / f"{split}.tsv", "\n".join(lines) + "\n")
 
 
-def _to_lines(rows: Iterable[dict], task: glue.Task, layout: glue.Split) -> list[str]:
+def _to_lines(rows: Dataset, task: glue.Task, layout: glue.Split) -> list[str]:
     """Return the lines of a TSV: the texts come first in the hub's rows, then the label."""
-    names = getattr(rows, "features", {}).get("label")
+    to_word: Callable[[float], str] = str
+    if task.labels is None:
+        to_word = "{:.3f}".format
+    elif task.labels != glue.BINARY:
+        to_word = rows.features["label"].int2str
     places = [place for place in (layout.text_a, layout.text_b) if place is not None]
     lines = []
     if layout.header:
@@ -129,8 +136,7 @@ def _to_lines(rows: Iterable[dict], task: glue.Task, layout: glue.Split) -> list
         for place, text in zip(places, texts, strict=True):
             fields[place] = re.sub(r"[\t\r\n]", " ", text)
         if layout.label is not None:
-            words = task.labels not in (None, glue.BINARY)
-            fields[layout.label] = names.int2str(row["label"]) if words else str(row["label"])
+            fields[layout.label] = to_word(row["label"])
         lines.append("\t".join(fields))
     return lines
 

@@ -115,7 +115,7 @@ def make_cloze(articles: Iterable[Article], rng: random.Random) -> list[dict]:
     """
     data = []
     for article in articles:
-        paragraphs = []
+        paragraphs: list[dict] = []
         for passage in (p for run in article.runs for p in _cut_passages(run)):
             name = f"{article.title.replace(' ', '_')}-{len(paragraphs)}"
             context = " ".join(passage)
@@ -146,8 +146,8 @@ def _count_words(sentences: Run) -> int:
 
 def _ask(passage: Run, context: str, name: str, rng: random.Random) -> list[dict]:
     """Return at most two questions for each sentence of a passage."""
-    questions, start = [], 0
-    spans = _find_spans(passage)
+    questions: list[dict] = []
+    spans, start = _find_spans(passage), 0
     for sentence in passage:
         end = start + len(sentence)
         choices = [

@@ -31,6 +31,7 @@ def pretraining(scale: Scale) -> dict[str, Any]:
         "dropout": 0.0 if tiny else 0.1,
         "logging_steps": max(1, steps // 30),
         "eval_steps": max(1, steps // 6),
+        "eval_examples": min(512, 4 * steps),
     }
 
 
@@ -48,7 +49,7 @@ def finetuning(scale: Scale) -> dict[str, Any]:
         "learning_rate": 1e-3 if tiny else 1e-4,
         "layer_lr_decay": 1.0 if tiny else 0.8,
         "logging_steps": max(1, scale.finetune_steps // 20),
-        "save_steps": max(1, scale.finetune_steps // 4),
+        "save_steps": max(1, scale.finetune_steps // 2),
     }
 
 
@@ -85,14 +86,14 @@ def checkpoints(
     return folders
 
 
-def results(folder: Path) -> dict[str, Any]:
+def results(folder: str | Path) -> dict[str, Any]:
     """Read a run's `results.json`."""
-    return dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    return dict(json.loads(Path(folder, "results.json").read_text(encoding="utf-8")))
 
 
-def history(folder: Path) -> list[dict[str, float]]:
+def history(folder: str | Path) -> list[dict[str, float]]:
     """Read a run's `log.jsonl`, one dictionary per logged step."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = Path(folder, "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
-# Where the encoder may lie in a file: alone, inside a model with a head, inside a pretraining model.
+# Where the encoder may lie in a file: alone, in a model with a head, in a pretraining model.
 _ENCODER_PART = re.compile(
     r"(|convbert\.|discriminator\.convbert\.)(?:embeddings|embeddings_project|encoder)\."
 )

@@ -53,8 +53,8 @@ def swap_layout(name: str, array: np.ndarray) -> np.ndarray:
     """Turn an array from our layout into transformers', or back: the same operation both ways.
 
     Linear weights are [in, out] here and [out, in] there. Embedding tables (and the decoder that
-    is tied to the word table), convolution filters and grouped weights [g, in, out] are the same in both. The separable convolution's bias is
-    [A] here and [A, 1] there.
+    is tied to one), convolution filters and grouped weights [g, in, out] are the same in both. The
+    separable convolution's bias is [A] here and [A, 1] there.
 
     Args:
         name: our name of the parameter.

@@ -11,4 +11,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # support.py and make_golden.py
 
-import convbert  # noqa: E402, F401  (before Paddle, whoever imports it first)
+import convbert  # noqa: F401  (before Paddle, whoever imports it first)

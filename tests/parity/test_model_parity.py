@@ -179,7 +179,9 @@ def test_files_travel_both_ways(kind: str, groups: int, tmp_path: Path):
     again = getattr(heads, kind).from_pretrained(tmp_path / "theirs")
     for name, parameter in again.named_parameters():
         assert np.array_equal(parameter.numpy(), parameters[name].numpy()), name
-    written, received = (load_file(tmp_path / side / huggingface.WEIGHTS) for side in ("ours", "theirs"))
+    written, received = (
+        load_file(tmp_path / side / huggingface.WEIGHTS) for side in ("ours", "theirs")
+    )
     assert written.keys() == received.keys()
     assert all(np.array_equal(written[key], received[key]) for key in written)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from make_golden import draw_inputs, fill
+from make_golden import fill
 from support import assert_close, small_config, token_ids
 
 from convbert.heads import ConvBertForSequenceClassification
@@ -61,9 +61,11 @@ def test_five_steps_of_fine_tuning(clip: float | None, tmp_path: Path):
     mine = optim.adamw(
         ours, PEAK, DECAY, layer_lr_decay=LAYER_DECAY, adam_epsilon=1e-6, max_grad_norm=clip
     )
+    types = rng.integers(0, 2, (3, 9))
     start = {name: value.detach().numpy().copy() for name, value in theirs.named_parameters()}
     for step in range(STEPS):
-        inputs = draw_inputs(theirs.config, (9, 5, 9), ("types",), rng)
+        # No [PAD] in the text: torch keeps that word's row from learning, where we learn it.
+        inputs = {"input_ids": token_ids(3, 9, seed=step), "token_type_ids": types}
         labels = token_ids(3, seed=step, vocab_size=4) - 1
         loss = theirs(
             **{key: torch.from_numpy(value) for key, value in inputs.items()},
@@ -79,14 +81,14 @@ def test_five_steps_of_fine_tuning(clip: float | None, tmp_path: Path):
         tensors = {key: paddle.to_tensor(value) for key, value in inputs.items()}
         value = ours.loss(ours(**tensors), paddle.to_tensor(labels))
         rate = PEAK * optim.linear_warmup(step, STEPS + 2, WARMUP)
-        assert loop.update(value, mine, rate, step) == pytest.approx(loss.item(), rel=1e-6)
+        assert loop.update(value, mine, rate, step) == pytest.approx(loss.item(), rel=1e-7)
     state, pairs = dict(ours.named_parameters()), {}
     for name, value in theirs.named_parameters():
         name_here = names.from_huggingface(name)
         moved, reference = state[name_here].numpy(), value.detach().numpy()
         moved = names.swap_layout(name_here, moved) - start[name]
         pairs[name] = (moved, reference - start[name])
-    # What moved, not where to: relative to each array's largest step. Paddle keeps rates in
-    # float32, torch adds 1e-6 to the norm, and a bias of all keys has no gradient but rounding.
+    # Movements are compared, not weights: relative to each array's largest one. Paddle keeps rates
+    # in float32, torch adds 1e-6 to the norm, and a bias of all keys has a gradient of rounding.
     pairs = {name: pair for name, pair in pairs.items() if not name.endswith("self.key.bias")}
-    assert_close(f"5 steps, clip {clip}", pairs, 3e-6)
+    assert_close(f"5 steps, clip {clip}", pairs, 2e-6 if clip else 2e-8)

@@ -62,7 +62,7 @@ def test_names_layers_and_gradients(name: str, paddlenlp: Any):
     }
     randomize(theirs, seed=3)
     # Narrower than `large_value`: see the note on wide layers in test_model_parity.py.
-    for key, value in state.items():
+    for value in state.values():
         if value.ndim > 1:
             value.set_value(value * config.hidden_size**-0.5 / 0.2)
     missing, unexpected = ours.set_state_dict(state)
@@ -77,7 +77,9 @@ def test_names_layers_and_gradients(name: str, paddlenlp: Any):
     mask = paddle.ones([3, 21], "int64")
     paddle.set_default_dtype("float64")  # PaddleNLP makes its mask in the default type
     try:
-        output = theirs(ids, types, attention_mask=mask, output_hidden_states=True, return_dict=True)
+        output = theirs(
+            ids, types, attention_mask=mask, output_hidden_states=True, return_dict=True
+        )
     finally:
         paddle.set_default_dtype("float32")
     states = ours(ids, types, mask, output_hidden_states=True).hidden_states
@@ -110,4 +112,3 @@ def test_padded_batches_agree_when_the_convolution_sees_padding(paddlenlp: Any):
         hidden, _ = theirs(paddle.to_tensor(ids))  # both take padding from the ids
         mine = ours(paddle.to_tensor(ids))
     assert_close("padded", {"last layer": (mine.numpy(), hidden.numpy())}, 2e-5)
-
