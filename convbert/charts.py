@@ -1,4 +1,4 @@
-"""Pictures of the architecture lesson: each function returns a Figure and the data behind it.
+"""Pictures of the lessons: each function returns a Figure and the data behind it.
 
 Pictures of mixing matrices are in `convbert.locality.figures`, whose colors are used here, too.
 """
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from convbert import budget
 from convbert.config import ConvBertConfig
-from convbert.locality.figures import ATTENTION, CONVOLUTION, SEQUENTIAL
+from convbert.locality.figures import ATTENTION, CONVOLUTION, NULL, SEQUENTIAL
 
 LONGEST = 512  # tokens that the published models accept
 _GRAYS = ("#E0E0E0", "#B8B8B8", "#8C8C8C")  # for what belongs to neither family
@@ -121,7 +121,7 @@ def crossover(models: dict[str, ConvBertConfig]) -> tuple[Figure, pd.DataFrame]:
         axis.set_xticks(lengths[1::2], [str(n) for n in lengths[1::2]])
         axis.minorticks_off()
     axes[0].set_ylabel("cost of one layer\n(million MACs per token)")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
     return figure, pd.DataFrame(data, columns=["model", "part", "length", "macs_per_token"])
 
 
@@ -182,3 +182,60 @@ def race(curves: pd.DataFrame, mark: int) -> tuple[Figure, pd.DataFrame]:
     axes[0].set_ylabel("accuracy on unseen sequences")
     axes[0].legend(frameon=False, loc="upper left")
     return figure, curves
+
+
+def learning_curves(log: pd.DataFrame, ends: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Draw pretraining runs: the generator's loss, and how well replaced tokens are found.
+
+    Args:
+        log: rows of `log.jsonl` with a column seed.
+        ends: rows of `results.json` with a column seed; nulls included.
+
+    Returns:
+        The figure, and the held-out values it draws.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    measures = ["mlm_loss", "rtd_auc", "rtd_auc_unigram"]
+    final = ends.rename(columns={"steps": "step"})[["seed", "step", *measures]]
+    held_out = pd.concat([log[["seed", "step", *measures]].dropna(), final], ignore_index=True)
+    for number, (seed, points) in enumerate(held_out.groupby("seed")):
+        batches = log[log.seed == seed].dropna(subset=["generator_loss"])
+        labels = ["training batches", "held out", "by its own generator", "drawn by word frequency"]
+        labels = labels if number == 0 else ["_"] * 4  # one legend entry for all seeds
+        left.plot(batches.step, batches.generator_loss, color="#999999", lw=0.8, label=labels[0])
+        left.plot(points.step, points.mlm_loss, "o-", color=ATTENTION, label=labels[1])
+        right.plot(points.step, points.rtd_auc, "o-", color=ATTENTION, label=labels[2])
+        right.plot(points.step, points.rtd_auc_unigram, "s-", color=CONVOLUTION, label=labels[3])
+    left.axhline(ends.null_mlm_loss.mean(), ls="--", color=NULL, label="word frequencies alone")
+    right.axhline(0.5, ls="--", color=NULL, label="a coin")
+    left.set(xlabel="step", ylabel="generator's loss (nats per chosen word)")
+    right.set(xlabel="step", ylabel="AUC of the discriminator")
+    left.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, title="replaced tokens", title_fontsize=8)
+    return figure, held_out.sort_values(["seed", "step"])
+
+
+def accuracies(
+    results: pd.DataFrame, nulls: dict[str, dict[str, float]]
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw dev accuracy by start, a point per seed, with what has to be beaten.
+
+    Args:
+        results: columns task, start ("pretrained" or "scratch"), seed, accuracy.
+        nulls: task -> name of a baseline -> accuracy.
+    """
+    figure = Figure(figsize=(4.2 * len(nulls), 3.6), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(nulls)))
+    looks = (("pretrained", ATTENTION, "o"), ("scratch", CONVOLUTION, "s"))
+    for axis, (task, baselines) in zip(axes, nulls.items(), strict=True):
+        for x, (start, color, marker) in enumerate(looks):
+            values = results[(results.task == task) & (results.start == start)].accuracy
+            axis.plot([x] * len(values), values, marker, color=color)
+            axis.hlines(values.mean(), x - 0.2, x + 0.2, color=color)
+        for (name, value), style in zip(baselines.items(), (":", "--", "-."), strict=True):
+            axis.axhline(value, ls=style, color=NULL, lw=1, label=name)
+        axis.set(title=task, ylabel="dev accuracy, last step", xlim=(-0.6, 1.6))
+        axis.set_xticks([0, 1], ["pretrained", "from scratch"])
+        axis.legend(frameon=False, fontsize=8)
+    return figure, results

@@ -484,9 +484,7 @@ def test_a_given_mask_and_types_reach_both_networks():
     typed = model(**batch, token_type_ids=types)
     assert np.abs((plain.generator_logits - typed.generator_logits).numpy()).max() > 1e-3
     judged = model.discriminator(typed.corrupted_ids, types, mask)
-    assert_close(
-        "types", {"logits": (typed.discriminator_logits.numpy(), judged.numpy())}, 1e-5
-    )
+    assert_close("types", {"logits": (typed.discriminator_logits.numpy(), judged.numpy())}, 1e-5)
 
 
 def test_losses_add_up_over_parts_of_a_batch():

@@ -145,11 +145,12 @@ def _make_squad(name: str, folder: Path) -> None:
     from datasets import load_dataset
 
     version = name.removeprefix("squad-")
+    label = {"v1.1": "1.1", "v2.0": "v2.0"}[version]  # as the official files have it
     splits = load_dataset(SQUAD[name].path, revision=SQUAD[name].revision)
     files = {"train": splits["train"], "dev": splits["validation"]}
     for (split, rows), questions in zip(files.items(), SQUAD_QUESTIONS[name], strict=True):
         _expect(f"{name} {split}", questions, len(rows))
-        content = {"version": version.removeprefix("v"), "data": _nest(rows, version == "v2.0")}
+        content = {"version": label, "data": _nest(rows, version == "v2.0")}
         _write(folder / f"{split}-{version}.json", json.dumps(content, ensure_ascii=False))
 
 

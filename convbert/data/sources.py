@@ -153,7 +153,7 @@ def find(name: str, splits: Iterable[str] | None = None, allow_sample: bool = Tr
 
 def cache_folder() -> Path:
     """Return the folder for downloads and the sample; it need not exist."""
-    return Path(os.environ.get("CONVBERT_CACHE") or Path.home() / ".cache" / "convbert")
+    return Path(os.environ.get("CONVBERT_CACHE") or "~/.cache/convbert").expanduser()
 
 
 def _data_folder() -> Path | None:
@@ -161,9 +161,10 @@ def _data_folder() -> Path | None:
     value = os.environ.get("CONVBERT_DATA")
     if not value:
         return None
-    if not Path(value).is_dir():
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
         raise FileNotFoundError(f"CONVBERT_DATA={value} is not a folder; correct it or unset it")
-    return Path(value)
+    return folder
 
 
 def _wanted_files(name: str, splits: Iterable[str] | None) -> list[str]:
@@ -213,7 +214,6 @@ def _find_sample(name: str, before: str = "") -> Source:
 
 def _report(source: Source, instead: str = "") -> Source:
     """Print the choice in one line."""
-    print(
-        f"data: {source.name} from {source.origin} ({source.path})" + (instead and f"; {instead}")
-    )
+    reason = f"; {instead}" if instead else ""
+    print(f"data: {source.name} from {source.origin} ({source.path}){reason}")
     return source

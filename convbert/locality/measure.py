@@ -74,6 +74,17 @@ def distance(matrix: np.ndarray, special: np.ndarray, least: float = 0.05) -> np
     return np.where(total > 0, weighted / np.where(total > 0, total, 1), np.nan)
 
 
+def mean_distances(matrices: list[np.ndarray], special: list[np.ndarray]) -> np.ndarray:
+    """Mean over sentences of every head's distance; M [L, h, n, n] per sentence -> [L, h]."""
+    each = [distance(matrix, marks) for matrix, marks in zip(matrices, special, strict=True)]
+    return np.nanmean(each, axis=0)
+
+
+def entropy(kernels: np.ndarray) -> float:
+    """Mean entropy of the taps in nats, at most ln k: kernels [..., k] -> one number."""
+    return float(-(kernels * np.log(np.maximum(kernels, 1e-30))).sum(-1).mean())
+
+
 def uniform_distance(special: np.ndarray) -> float:
     """Return the distance of a head that takes equally from every content token: the null."""
     n = len(special)

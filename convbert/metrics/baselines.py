@@ -9,27 +9,36 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-
-def majority(labels: Sequence[int]) -> float:
-    """Return the accuracy of always saying the most frequent label of these."""
-    return Counter(labels).most_common(1)[0][1] / len(labels)
+from convbert.data.glue import Example
 
 
-def bag_of_words(
-    train: tuple[Sequence[str], Sequence[int]],
-    dev: tuple[Sequence[str], Sequence[int]],
-    words: int = 1,
-) -> float:
-    """Return the dev accuracy of a logistic regression on word counts.
+def accuracies(train: Sequence[Example], dev: Sequence[Example]) -> dict[str, float]:
+    """Return the dev accuracy of each baseline.
 
     Args:
-        train: texts and labels.
-        dev: texts and labels.
-        words: longest run of neighboring words that is counted; 2 adds bigrams.
+        train: labeled examples; the two texts of a pair are joined.
+        dev: likewise.
+
+    Returns:
+        "majority": always the most frequent training label. "bag of words" and "with bigrams":
+        logistic regressions on which words, and which neighboring words, occur.
     """
+    most_frequent = Counter(example.label for example in train).most_common(1)[0][0]
+    return {
+        "majority": sum(example.label == most_frequent for example in dev) / len(dev),
+        "bag of words": _logistic_regression(train, dev, words=1),
+        "with bigrams": _logistic_regression(train, dev, words=2),
+    }
+
+
+def _logistic_regression(train: Sequence[Example], dev: Sequence[Example], words: int) -> float:
     model = make_pipeline(
         CountVectorizer(ngram_range=(1, words), token_pattern=r"(?u)\b\w+\b", binary=True),
-        LogisticRegression(C=1.0, max_iter=1000),
+        LogisticRegression(max_iter=1000),
     )
-    model.fit(*train)
-    return float(model.score(*dev))
+    model.fit(_texts(train), [example.label for example in train])
+    return float(model.score(_texts(dev), [example.label for example in dev]))
+
+
+def _texts(examples: Sequence[Example]) -> list[str]:
+    return [" ".join(filter(None, (example.text_a, example.text_b))) for example in examples]

@@ -9,27 +9,17 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-# Metrics by task; the first decides which checkpoint is best.
-METRICS: dict[str, tuple[str, ...]] = {
-    "cola": ("mcc",),
-    "sst-2": ("accuracy",),
-    "mrpc": ("accuracy", "f1"),
-    "sts-b": ("pearson", "spearman"),
-    "qqp": ("accuracy", "f1"),
-    "mnli": ("accuracy",),
-    "qnli": ("accuracy",),
-    "rte": ("accuracy",),
-    "wnli": ("accuracy",),
-    "ax": ("mcc",),
-}
+from convbert.data.glue import TASKS
+
+# Metrics by task; the first decides which checkpoint is best. "ax" is the diagnostic set.
+METRICS = {**{name: task.metrics for name, task in TASKS.items()}, "ax": ("mcc",)}
 
 
 def score(task: str, predictions: Sequence, labels: Sequence) -> dict[str, float]:
     """Score predictions.
 
     Args:
-        task: a GLUE task, in lower case ("sst-2"); "ax" is the diagnostic set. Any other name is
-            scored by accuracy only if it starts with "sample/".
+        task: a GLUE task ("sst-2", "ax"), or a sample task ("sample/swap").
         predictions: class per row, or a number for sts-b.
         labels: the truth, likewise.
 
@@ -40,7 +30,7 @@ def score(task: str, predictions: Sequence, labels: Sequence) -> dict[str, float
         ValueError: unknown task, no rows, lengths that differ, or a value that is not finite.
     """
     name = task.lower()
-    if name not in METRICS and not name.startswith("sample/"):
+    if name not in METRICS:
         raise ValueError(f"task={task!r}: choose one of {', '.join(METRICS)}")
     guess, truth = np.asarray(predictions), np.asarray(labels)
     if guess.shape != truth.shape or guess.ndim != 1 or not len(guess):
@@ -49,7 +39,7 @@ def score(task: str, predictions: Sequence, labels: Sequence) -> dict[str, float
         )
     if guess.dtype.kind == "f" and not np.isfinite(guess).all():
         raise ValueError(f"prediction {int(np.argmin(np.isfinite(guess)))} is not finite")
-    return {metric: _FUNCTIONS[metric](guess, truth) for metric in METRICS.get(name, ("accuracy",))}
+    return {metric: _FUNCTIONS[metric](guess, truth) for metric in METRICS[name]}
 
 
 def _accuracy(guess: np.ndarray, truth: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,10 +67,11 @@ def finetune(config: GlueConfig) -> dict:
         chosen = corpus.generator(config.seed).permutation(len(train))[: config.train_examples]
         train = [train[i] for i in chosen]
     dev = glue.read(source, config.task_name, "dev")
+    per_epoch = math.ceil(len(train) / config.batch_size)  # the last batch may be short
     steps = (
         config.max_steps
         if config.max_steps > 0
-        else max(1, round(config.num_train_epochs * len(train) / config.batch_size))
+        else max(1, round(config.num_train_epochs * per_epoch))
     )
     loop.announce(
         task=f"{source.name}: {len(train)} training and {len(dev)} dev examples",
@@ -133,7 +135,7 @@ class Trainer:
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Take all steps; return the best and the last dev metrics."""
         config, factor = self.config, optim.schedule(self.config.scheduler_type)
-        warmup = config.warmup_steps or round(config.warmup_proportion * self.steps)
+        warmup = config.warmup_steps or int(config.warmup_proportion * self.steps)
         best: dict[str, float] = {}
         self.model.train()
         for step, rows in enumerate(self.batches(len(train))):
@@ -194,11 +196,15 @@ class Trainer:
         return loop.evaluating(self.model, run)
 
     def evaluate(self, dev: list[glue.Example]) -> dict[str, float]:
-        """Return the task's metrics on labelled examples; regression is clipped to [0, 5]."""
-        logits = self.predict(dev)
+        """Return the task's metrics and the mean loss on labeled examples.
+
+        The task's own metric comes first. Predicted scores (sts-b) are clipped to [0, 5].
+        """
+        logits, labels = self.predict(dev), np.array([example.label for example in dev])
         regression = logits.shape[1] == 1
         guesses = np.clip(logits[:, 0], 0, 5) if regression else logits.argmax(1)
-        return metrics.score(self.config.task_name, guesses, [example.label for example in dev])
+        loss = self.model.loss(paddle.to_tensor(logits), paddle.to_tensor(labels))
+        return {**metrics.score(self.config.task_name, guesses, labels), "eval_loss": loss.item()}
 
     def save(self, directory: Path) -> None:
         """Write model and tokenizer."""

@@ -211,7 +211,7 @@ class Trainer:
 
     def _judge_unigram(self, batch: corpus.MaskedBatch) -> tuple[np.ndarray, np.ndarray]:
         """Judge text in which chosen positions hold words drawn by frequency."""
-        fakes = np.searchsorted(np.cumsum(self.frequencies()), batch.uniform)  # [B, N]
+        fakes = np.searchsorted(np.cumsum(self.frequencies()), batch.uniform, "right")  # [B, N]
         fakes = np.where(batch.weights > 0, fakes, batch.labels)
         corrupted = batch.ids.copy()
         np.put_along_axis(corrupted, batch.positions, fakes, 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +75,54 @@ def checkpoints(
     root = Path(output_dir, "pretraining", scale.name)
     options = {**pretraining(scale), **overrides}
     folders = {seed: root / f"seed-{seed}" for seed in seeds}
+    from convbert.train.pretrain import PretrainConfig  # brings Paddle, so not before it is needed
+
     commands = {
         f"pretrain-{seed}": jobs.command("pretrain", **options, seed=seed, output_dir=folder)
         for seed, folder in folders.items()
-        if not _is_finished(folder, {**options, "seed": seed})
+        if not _is_finished(folder, PretrainConfig("", **options, seed=seed), "final")
     }
     for seed, folder in folders.items():
         state = "training" if f"pretrain-{seed}" in commands else "found"
         print(f"pretraining, seed {seed}: {state} in {folder}")
+    if commands:
+        jobs.run(commands, root / "logs")
+    return folders
+
+
+def finetuned(
+    scale: Scale, output_dir: str | Path, tasks: Sequence[str], starts: Mapping[int, str | Path]
+) -> dict[tuple[str, str, int], Path]:
+    """Fine-tune every pretrained model, and its twin from scratch, on every task.
+
+    Finished runs with the same options are used again.
+
+    Args:
+        scale: gives the recipe.
+        output_dir: runs lie in `finetuning/<scale>/<task>-<start>-<seed>` below it.
+        tasks: names of tasks.
+        starts: seed -> folder of a pretrained model.
+
+    Returns:
+        (task, "pretrained" or "scratch", seed) -> folder of the run.
+    """
+    from convbert.train.glue import GlueConfig  # brings Paddle, so not before it is needed
+
+    root = Path(output_dir, "finetuning", scale.name)
+    folders, commands = {}, {}
+    for task, start, seed in itertools.product(tasks, ("pretrained", "scratch"), starts):
+        name = f"{task.replace('/', '-')}-{start}-{seed}"
+        options = finetuning(scale) | {
+            "task_name": task,
+            "model_name_or_path": str(starts[seed]),
+            "from_scratch": start == "scratch",
+            "seed": seed,
+        }
+        folders[task, start, seed] = root / name
+        file = Path(starts[seed], "model.safetensors")
+        if not _is_finished(root / name, GlueConfig(output_dir="", **options), "last", file):
+            commands[name] = jobs.command("glue", **options, output_dir=root / name)
+    print(f"fine-tuning: {len(commands)} runs to do, {len(folders) - len(commands)} found")
     if commands:
         jobs.run(commands, root / "logs")
     return folders
@@ -97,12 +139,12 @@ def history(folder: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def _is_finished(folder: Path, options: dict[str, Any]) -> bool:
-    """Whether a run ended with these options; its weights must be there too."""
-    if (
-        not (folder / "results.json").is_file()
-        or not (folder / "final" / "model.safetensors").is_file()
-    ):
+def _is_finished(folder: Path, config: Any, weights: str, start: Path | None = None) -> bool:
+    """Whether a run ended with this config, its weights are there, and its start is not newer."""
+    files = (folder / "results.json", folder / weights / "model.safetensors")
+    if not all(file.is_file() for file in files):
         return False
-    before = results(folder)["options"]
-    return all(before.get(key) == value for key, value in options.items())
+    if start and start.stat().st_mtime > files[0].stat().st_mtime:
+        return False
+    wanted = json.loads(json.dumps(asdict(config), default=str)) | {"output_dir": ""}
+    return results(folder)["options"] | {"output_dir": ""} == wanted
