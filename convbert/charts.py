@@ -121,7 +121,7 @@ def crossover(models: dict[str, ConvBertConfig]) -> tuple[Figure, pd.DataFrame]:
         axis.set_xticks(lengths[1::2], [str(n) for n in lengths[1::2]])
         axis.minorticks_off()
     axes[0].set_ylabel("cost of one layer\n(million MACs per token)")
-    axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[-1].legend(fontsize=8, loc="lower right", framealpha=1, edgecolor="none")
     return figure, pd.DataFrame(data, columns=["model", "part", "length", "macs_per_token"])
 
 

@@ -48,7 +48,7 @@ def run(
         JobFailed: one failed; the others are stopped.
     """
     workers = workers or (1 if _has_gpu() else runtime.usable_cores())
-    threads = max(1, runtime.usable_cores() // min(workers, len(commands)))
+    threads = max(1, runtime.usable_cores() // max(1, min(workers, len(commands))))
     Path(logs).mkdir(parents=True, exist_ok=True)
     waiting, running, seconds = list(commands), {}, {}
     with tqdm(total=len(commands), desc="jobs", unit="job") as bar:

@@ -129,9 +129,9 @@ def run(data: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_a_simple_rule_is_learned(run: dict):
-    assert run["last"]["accuracy"] >= 0.95  # chance is 0.5; three steps do not learn it
+    assert run["last"]["accuracy"] >= 0.95  # chance is 0.5
     losses = [line["loss"] for line in read_log(Path(run["options"]["output_dir"])) if "loss" in line]
-    assert losses[0] > 0.4 and losses[-1] < 0.2
+    assert losses[-1] < min(0.2, losses[0] / 2)
 
 
 def test_log_and_results(run: dict):
@@ -213,6 +213,13 @@ def test_regression(checkpoint: Path, tmp_path: Path):
     # Squared error on raw scores: a constant guess reaches their variance, 4.4.
     assert losses[-1] < 5.5 < np.mean([5.0**2, 0, 1.5**2])
     assert result["last"]["eval_loss"] < 6
+
+
+def test_pairs(checkpoint: Path, tmp_path: Path):
+    """Labels that are words, and a text that is random: what is left is to run through."""
+    result = glue.finetune(options(checkpoint, tmp_path, task_name="rte", max_steps=2))
+    assert list(result["last"]) == ["accuracy", "eval_loss"]
+    assert ConvBertForSequenceClassification.from_pretrained(tmp_path / "best").config.num_labels == 2
 
 
 # --- Selection --------------------------------------------------------------------------------
@@ -361,6 +368,8 @@ def test_scores_are_clipped_to_their_range():
     head = trainer.model.classifier.out_proj
     head.weight.set_value(head.weight.numpy() * 20)
     dev = [Example(sentence(rng), sentence(rng), rng.uniform(0, 5)) for _ in range(20)]
+    middle = float(np.median(trainer.predict(dev)))
+    head.bias.set_value(head.bias.numpy() + np.float32(2.5 - middle))  # some above, some below
     raw = trainer.predict(dev)[:, 0]
     assert raw.min() < 0 and raw.max() > 5 and ((raw > 0) & (raw < 5)).sum() > 2
     labels = [example.label for example in dev]

@@ -1,4 +1,4 @@
-"""Pictures of mixing: each function returns a Figure, the data behind it, and its alt text."""
+"""Pictures of mixing: each function returns a Figure and the data behind it."""
 
 from __future__ import annotations
 
