@@ -7,6 +7,7 @@ threads use one model, and a signal reaches the trainer.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -51,18 +52,22 @@ def run(
     threads = max(1, runtime.usable_cores() // max(1, min(workers, len(commands))))
     Path(logs).mkdir(parents=True, exist_ok=True)
     waiting, running, seconds = list(commands), {}, {}
-    with tqdm(total=len(commands), desc="jobs", unit="job") as bar:
+    files = {name: Path(logs, f"{name}.txt") for name in commands}
+    look = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}"
+    with tqdm(total=100 * len(commands), desc="jobs", bar_format=look) as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
                     name = waiting.pop(0)
-                    running[name] = _start(commands[name], Path(logs, f"{name}.txt"), threads)
+                    running[name] = _start(commands[name], files[name], threads)
                 for name, (process, start) in list(running.items()):
                     if process.poll() is not None:
-                        _raise_if_failed(name, process, Path(logs, f"{name}.txt"))
+                        _raise_if_failed(name, process, files[name])
                         seconds[name] = time.perf_counter() - start
                         del running[name]
-                        bar.update()
+                done = 100 * len(seconds) + sum(_percent(files[name]) for name in running)
+                bar.set_postfix_str(f"{len(seconds)} of {len(commands)} done", refresh=False)
+                bar.update(max(0, done - bar.n))
                 time.sleep(0.2)
         finally:
             _stop([process for process, _ in running.values()])
@@ -74,6 +79,14 @@ def _start(words: Sequence[str], log: Path, threads: int) -> tuple[subprocess.Po
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
     return process, time.perf_counter()
+
+
+def _percent(log: Path) -> int:
+    """Return how far a running command is, by the end of its own progress bar."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 2000))
+        found = re.findall(rb"(\d+)%\|", file.read())
+    return min(99, int(found[-1])) if found else 0
 
 
 def _raise_if_failed(name: str, process: subprocess.Popen, log: Path) -> None:

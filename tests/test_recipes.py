@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
+from support import small_config
 
-from convbert import lab
+from convbert import ConvBertModel, ConvBertTokenizer, lab
 from convbert.heads import ConvBertForPreTraining
+from convbert.tokenizer import SPECIAL_TOKENS
 from convbert.train import recipes
 from convbert.train.glue import GlueConfig
 from convbert.train.pretrain import PretrainConfig, _check, model_config
@@ -24,14 +27,18 @@ EXTRA = {"eval_batch_size": 4, "eval_examples": 8}
 
 
 @pytest.fixture(autouse=True)
-def text(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name a folder of text in CONVBERT_DATA, where the jobs look first."""
-    folder = tmp_path_factory.mktemp("data") / "text"
-    folder.mkdir()
+def data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name a folder of text and of a task in CONVBERT_DATA, where the jobs look first."""
+    root = tmp_path_factory.mktemp("data")
+    for folder in ("text", "glue/SST-2"):
+        (root / folder).mkdir(parents=True)
     for name, count in (("train", 60), ("valid", 20)):
         lines = (f"line {i} tells of {i * i} and of {i * 7 % 11} ." for i in range(count))
-        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setenv("CONVBERT_DATA", str(folder.parent))
+        (root / "text" / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    for name in ("train", "dev"):
+        rows = "".join(f"w{i} w{i + 1}\t{i % 2}\n" for i in range(8))
+        (root / "glue/SST-2" / f"{name}.tsv").write_text(f"sentence\tlabel\n{rows}", "utf-8")
+    monkeypatch.setenv("CONVBERT_DATA", str(root))
 
 
 @pytest.fixture
@@ -46,45 +53,76 @@ def states(capsys: pytest.CaptureFixture):
 
 
 def test_runs_are_made_once_and_changed_options_again(tmp_path: Path, states):
-    runs = recipes.checkpoints(SCALE, tmp_path, (0, 5), **EXTRA)
-    assert runs == {seed: tmp_path / "pretraining/least" / f"seed-{seed}" for seed in (0, 5)}
-    assert states() == ["pretraining, seed 0: training", "pretraining, seed 5: training"]
-    for seed, folder in runs.items():
-        found = recipes.results(folder)
-        assert found["steps"] == 2
-        assert found["options"] | OPTIONS | {"seed": seed} == found["options"]
-        assert [row["step"] for row in recipes.history(folder) if "loss" in row] == [1, 2]
-        ConvBertForPreTraining.from_pretrained(folder / "final")
-    made = {seed: (folder / "results.json").stat().st_mtime_ns for seed, folder in runs.items()}
+    runs = recipes.checkpoints(SCALE, tmp_path, (5,), **EXTRA)
+    folder = tmp_path / "pretraining" / "least" / "seed-5"
+    assert runs == {5: folder}
+    assert states() == ["pretraining, seed 5: training"]
+    found = recipes.results(folder)
+    assert found["steps"] == 2
+    assert found["options"] | OPTIONS | {"seed": 5} == found["options"]
+    assert [row["step"] for row in recipes.history(folder) if "loss" in row] == [1, 2]
+    ConvBertForPreTraining.from_pretrained(folder / "final")
+    made = (folder / "results.json").stat().st_mtime_ns
 
-    assert recipes.checkpoints(SCALE, tmp_path, [5, 0], **EXTRA) == runs
-    assert states() == ["pretraining, seed 5: found", "pretraining, seed 0: found"]
-    again = {seed: (folder / "results.json").stat().st_mtime_ns for seed, folder in runs.items()}
-    assert again == made
+    assert recipes.checkpoints(SCALE, tmp_path, [5], **EXTRA) == runs
+    assert states() == ["pretraining, seed 5: found"]
+    assert (folder / "results.json").stat().st_mtime_ns == made
 
     recipes.checkpoints(SCALE, tmp_path, [5], **EXTRA, conv_type="noconv")
     assert states() == ["pretraining, seed 5: training"]
-    config = json.loads((runs[5] / "final" / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "final" / "config.json").read_text(encoding="utf-8"))
     assert config["conv_type"] == "noconv"
 
-    # The recipe itself does not name `conv_type`: a run without convolutions must not pass for it.
-    assert not recipes._is_finished(runs[5], {**OPTIONS, "seed": 5})
-    assert recipes._is_finished(runs[5], {**OPTIONS, "seed": 5, "conv_type": "noconv"})
+
+def test_fine_tuned_runs_and_their_twins(tmp_path: Path, capsys: pytest.CaptureFixture):
+    start = tmp_path / "start"
+    ConvBertModel(small_config()).save_pretrained(start)
+    ConvBertTokenizer([*SPECIAL_TOKENS, *(f"w{i}" for i in range(56))]).save_pretrained(start)
+    scale = replace(SCALE, finetune_steps=2, finetune_examples=6)
+
+    def run() -> tuple[dict, str]:
+        runs = recipes.finetuned(scale, tmp_path, ["sst-2"], {4: start})
+        lines = capsys.readouterr().out.splitlines()
+        return runs, next(line for line in lines if line.startswith("fine-tuning"))
+
+    runs, said = run()
+    assert said == "fine-tuning: 2 runs to do, 0 found"
+    root = tmp_path / "finetuning" / "least"
+    assert runs == {
+        ("sst-2", kind, 4): root / f"sst-2-{kind}-4" for kind in ("pretrained", "scratch")
+    }
+    for (_, kind, _), folder in runs.items():
+        found = recipes.results(folder)
+        options = recipes.finetuning(scale) | {"seed": 4, "from_scratch": kind == "scratch"}
+        assert found["options"] | options == found["options"]
+        assert found["steps"] == 2 and (folder / "last" / "model.safetensors").is_file()
+    assert run() == (runs, "fine-tuning: 0 runs to do, 2 found")
+    # Runs that started from weights which were trained anew since are not those of these weights.
+    config = GlueConfig(**recipes.results(runs["sst-2", "scratch", 4])["options"])
+    weights = start / "model.safetensors"
+    assert recipes._is_finished(runs["sst-2", "scratch", 4], config, "last", weights)
+    os.utime(weights)
+    assert not recipes._is_finished(runs["sst-2", "scratch", 4], config, "last", weights)
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """What a finished run with `OPTIONS` and seed 0 leaves, as far as `_is_finished` looks."""
+    """What a finished run with `OPTIONS` and seed 0 leaves, as far as it is looked at."""
     (tmp_path / "final").mkdir()
     (tmp_path / "final" / "model.safetensors").touch()
-    options = PretrainConfig(str(tmp_path), **OPTIONS, seed=0).__dict__
+    options = asdict(PretrainConfig(str(tmp_path), **OPTIONS, seed=0))
     text = json.dumps({"options": options})
     (tmp_path / "results.json").write_text(text, encoding="utf-8")
     return tmp_path
 
 
+def is_found(folder: Path, **changes) -> bool:
+    config = PretrainConfig("another/folder", **{**OPTIONS, "seed": 0, **changes})
+    return recipes._is_finished(folder, config, "final")
+
+
 @pytest.mark.parametrize(
-    ("changes", "is_finished"),
+    ("changes", "found"),
     [
         ({}, True),
         ({"mask_prob": 0.15}, True),  # the default, said aloud
@@ -93,25 +131,25 @@ def finished(tmp_path: Path) -> Path:
         ({"max_steps": 3}, False),
         ({"dropout": 0.1}, False),
         ({"input_dir": "elsewhere"}, False),
-        ({"disc_weight": 1.0}, False),
+        ({"conv_type": "noconv"}, False),
     ],
 )
-def test_which_runs_are_found(finished: Path, changes: dict, is_finished: bool):
-    assert recipes._is_finished(finished, {**OPTIONS, "seed": 0, **changes}) is is_finished
+def test_which_runs_are_found(finished: Path, changes: dict, found: bool):
+    assert is_found(finished, **changes) is found
+
+
+def test_a_run_with_an_option_that_the_recipe_does_not_name_is_not_found(finished: Path):
+    """A run without convolutions must not pass for one with them."""
+    content = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    content["options"]["conv_type"] = "noconv"
+    (finished / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    assert is_found(finished, conv_type="noconv") and not is_found(finished)
 
 
 @pytest.mark.parametrize("missing", ["results.json", "final/model.safetensors"])
 def test_half_a_run_is_not_found(finished: Path, missing: str):
     (finished / missing).unlink()
-    assert not recipes._is_finished(finished, {**OPTIONS, "seed": 0})
-
-
-def test_a_path_is_an_option_like_its_text(finished: Path):
-    found = json.loads((finished / "results.json").read_text(encoding="utf-8"))
-    found["options"]["input_dir"] = "some/where"
-    (finished / "results.json").write_text(json.dumps(found), encoding="utf-8")
-    wanted = {**OPTIONS, "seed": 0, "input_dir": Path("some/where")}
-    assert recipes._is_finished(finished, wanted)
+    assert not is_found(finished)
 
 
 @pytest.mark.parametrize("name", lab.SCALES)

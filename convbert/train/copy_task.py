@@ -77,7 +77,7 @@ def train_copying(
         learning_rate: of AdamW, the same in every update.
         measure_every: updates between two measurements; the first is before any update.
     """
-    unseen = draw_batch(np.random.default_rng([seed, 1]), 64, length, config.vocab_size - 1)
+    unseen = draw_batch(np.random.default_rng([seed, 1]), 32, length, config.vocab_size - 1)
     paddle.seed(seed)
     model = ConvBertForTokenClassification(config, num_labels=config.vocab_size)
     optimizer = adamw(model, learning_rate, max_grad_norm=1.0)
