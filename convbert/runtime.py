@@ -14,6 +14,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # mallopt parameters (malloc.h); keeping blocks below 1 GiB in the heap spares a page fault per
 # operation: Paddle's CPU allocator otherwise maps and unmaps every activation above 128 KiB.
@@ -153,6 +154,13 @@ def autocast(precision: Precision) -> contextlib.AbstractContextManager:
     if precision.name == "float32":
         return contextlib.nullcontext()
     return paddle.amp.auto_cast(level="O1", dtype=precision.name)
+
+
+def grad_scaler(precision: Precision) -> Any:
+    """Return Paddle's loss scaler where the precision needs one, else None."""
+    import paddle
+
+    return paddle.amp.GradScaler(init_loss_scaling=1024) if precision.scaler else None
 
 
 def seed_step(*key: int) -> int:

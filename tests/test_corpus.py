@@ -255,7 +255,9 @@ def test_as_many_as_electra_chooses(size: int):
     slots = {128: 19, 512: 79}[size]
     # 15 % exactly, so that halves go to the even neighbor; never more than N, never none.
     wanted = [max(1, min(slots, round(Fraction(15, 100) * n))) for n in lengths]
-    assert batch.weights.shape == batch.positions.shape == batch.uniform.shape == (len(packed), slots)
+    assert (
+        batch.weights.shape == batch.positions.shape == batch.uniform.shape == (len(packed), slots)
+    )
     assert batch.weights.sum(1).tolist() == wanted
     assert wanted[0] == 1 and wanted[-1] == {128: 19, 512: 77}[size]
 
@@ -271,7 +273,9 @@ def test_choice_is_of_words_without_repetition():
             assert len(set(chosen)) == len(chosen) == used.sum()
             assert not np.isin(batch.ids[row, chosen], (PAD, CLS, SEP, MASK)).any()
             assert (chosen < packed.lengths[row]).all()
-            assert (batch.positions[row, ~used] == 0).all() and (batch.weights[row, ~used] == 0).all()
+            assert (batch.positions[row, ~used] == 0).all() and (
+                batch.weights[row, ~used] == 0
+            ).all()
 
 
 def test_every_word_is_as_likely():

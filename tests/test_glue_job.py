@@ -130,7 +130,9 @@ def run(data: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_a_simple_rule_is_learned(run: dict):
     assert run["last"]["accuracy"] >= 0.95  # chance is 0.5
-    losses = [line["loss"] for line in read_log(Path(run["options"]["output_dir"])) if "loss" in line]
+    losses = [
+        line["loss"] for line in read_log(Path(run["options"]["output_dir"])) if "loss" in line
+    ]
     assert losses[-1] < min(0.2, losses[0] / 2)
 
 
@@ -208,7 +210,9 @@ def test_from_scratch_keeps_the_shape_and_nothing_else(checkpoint: Path, tmp_pat
 def test_regression(checkpoint: Path, tmp_path: Path):
     result = glue.finetune(options(checkpoint, tmp_path, task_name="sts-b", max_steps=40))
     assert list(result["last"]) == ["pearson", "spearman", "eval_loss"]
-    assert ConvBertForSequenceClassification.from_pretrained(tmp_path / "last").config.num_labels == 1
+    assert (
+        ConvBertForSequenceClassification.from_pretrained(tmp_path / "last").config.num_labels == 1
+    )
     losses = [line["loss"] for line in read_log(tmp_path) if "loss" in line]
     # Squared error on raw scores: a constant guess reaches their variance, 4.4.
     assert losses[-1] < 5.5 < np.mean([5.0**2, 0, 1.5**2])
@@ -219,7 +223,9 @@ def test_pairs(checkpoint: Path, tmp_path: Path):
     """Labels that are words, and a text that is random: what is left is to run through."""
     result = glue.finetune(options(checkpoint, tmp_path, task_name="rte", max_steps=2))
     assert list(result["last"]) == ["accuracy", "eval_loss"]
-    assert ConvBertForSequenceClassification.from_pretrained(tmp_path / "best").config.num_labels == 2
+    assert (
+        ConvBertForSequenceClassification.from_pretrained(tmp_path / "best").config.num_labels == 2
+    )
 
 
 # --- Selection --------------------------------------------------------------------------------
@@ -235,7 +241,8 @@ class Scripted(Trainer):
 
 
 @pytest.mark.parametrize(
-    ("script", "best"), [([0.5, 0.8, 0.8, 0.6], 1), ([0.1, 0.2, 0.3, 0.4], 3), ([-0.1, -0.2, -0.1, -0.3], 0)]
+    ("script", "best"),
+    [([0.5, 0.8, 0.8, 0.6], 1), ([0.1, 0.2, 0.3, 0.4], 3), ([-0.1, -0.2, -0.1, -0.3], 0)],
 )
 def test_best_is_the_first_highest_evaluation(script: list, best: int, tmp_path: Path):
     """By the task's own metric, which need not be positive; later equals do not replace it."""
@@ -272,7 +279,7 @@ def test_an_epoch_visits_every_example_once():
     trainer = make_trainer(batch_size=4)
     batches = list(trainer.batches(10))
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2, 4, 4, 2, 4]  # ten steps
-    epochs = [sum(batches[i : i + 3], []) for i in (0, 3, 6)]
+    epochs = [[row for batch in batches[i : i + 3] for row in batch] for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert list(make_trainer(batch_size=4).batches(10)) == batches

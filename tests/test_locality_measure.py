@@ -228,7 +228,9 @@ def test_mean_map_is_of_the_first_tokens():
 
 def test_mean_map_refuses():
     maps = [draw(n, n) for n in (9, 4, 6)]
-    with pytest.raises(ValueError, match="mean map of 7 tokens: got 3 sentences, the shortest of 4"):
+    with pytest.raises(
+        ValueError, match="mean map of 7 tokens: got 3 sentences, the shortest of 4"
+    ):
         measure.mean_map(maps, 7)
     with pytest.raises(ValueError, match="mean map of 7 tokens: got 0 sentences"):
         measure.mean_map([], 7)

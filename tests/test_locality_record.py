@@ -52,7 +52,9 @@ def test_what_is_recorded_is_what_the_model_applied():
             values = mixed.split_heads(mixed.v_proj(x)).numpy()[0]
             convolved = mixed.split_heads(mixed.conv_values(x)).numpy()[0]
             band = measure.expand_kernels(made.kernels[number])
-            heads = np.concatenate([made.attention[number] @ values, band @ convolved])  # [2h, n, D]
+            heads = np.concatenate(
+                [made.attention[number] @ values, band @ convolved]
+            )  # [2h, n, D]
             joined = heads.transpose(1, 0, 2).reshape(len(made.ids), -1)
             output = joined @ mixed.out_proj.weight.numpy() + mixed.out_proj.bias.numpy()
             assert np.allclose(output, mixed(x).numpy()[0], atol=1e-5)
@@ -104,7 +106,9 @@ def test_model_without_convolution_heads():
 
 @pytest.mark.parametrize("conv_type", ["sdconv", "static", "noconv"])
 def test_files_give_records_back(conv_type: str, tmp_path: Path):
-    made = record(make_model(conv_type=conv_type), WORDS, TEXTS[:1], note="größer ∞", seed=[1, 2])[0]
+    made = record(make_model(conv_type=conv_type), WORDS, TEXTS[:1], note="größer ∞", seed=[1, 2])[
+        0
+    ]
     made.save(tmp_path / "record.npz")
     read = MixingRecord.load(tmp_path / "record.npz")
     assert read.tokens == made.tokens and read.metadata == {"note": "größer ∞", "seed": [1, 2]}

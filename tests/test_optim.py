@@ -120,7 +120,9 @@ def test_factor_of_every_parameter(size: str):
         assert len(names) == len(found[0.5 ** (n + 1)])  # every layer has the same parameters
     assert {name.split(".")[0] for name in found[1.0]} == {"classifier"}
     assert len(found) == n + 2 and 0.5 not in found  # depth n + 1 is unused
-    assert all(optim.layer_decay(name, config, 1.0) == 1 for names in found.values() for name in names)
+    assert all(
+        optim.layer_decay(name, config, 1.0) == 1 for names in found.values() for name in names
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,9 @@ class NumpyAdamW:
 
 def moves(ours: dict, before: dict, reference: NumpyAdamW) -> dict:
     """Pair what each weight moved by; a wrong rate of one layer would be lost in the weights."""
-    return {name: (ours[name] - before[name], reference.weights[name] - before[name]) for name in ours}
+    return {
+        name: (ours[name] - before[name], reference.weights[name] - before[name]) for name in ours
+    }
 
 
 @pytest.mark.parametrize("clip", [None, 1.0, 1e6])
@@ -252,7 +256,9 @@ def test_decay_leaves_biases_and_norms_alone():
     optimizer.step()
     still = {name for name, value in values(model).items() if (value == before[name]).all()}
     assert still == {
-        name for name in before if name.endswith(("bias", "norm.weight", "norm1.weight", "norm2.weight"))
+        name
+        for name in before
+        if name.endswith(("bias", "norm.weight", "norm1.weight", "norm2.weight"))
     }
     assert "generator.generator_lm_head_bias" in still
     for name in before.keys() - still:
@@ -267,9 +273,7 @@ def test_shared_embeddings_step_once():
     optimizer = optim.adamw(model, 0.01, weight_decay=0.0, adam_epsilon=1e-3)
     gradients = draw_gradients(model, 0)
     optimizer.step()
-    reference.step(
-        gradients, dict.fromkeys(before, 0.01), dict.fromkeys(before, 0.0), epsilon=1e-3
-    )
+    reference.step(gradients, dict.fromkeys(before, 0.01), dict.fromkeys(before, 0.0), epsilon=1e-3)
     assert_close("one step", moves(values(model), before, reference), 2e-4)
 
 

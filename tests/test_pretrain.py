@@ -154,7 +154,9 @@ def test_final_is_the_model_that_was_measured(run: PretrainConfig):
         corpus.pack_file(Path(run.input_dir, f"{name}.txt"), tokenizer, 32, run.seed)
         for name in ("train", "valid")
     )
-    trainer = Trainer(ConvBertForPreTraining.from_pretrained(final), tokenizer, train, valid, run, 0)
+    trainer = Trainer(
+        ConvBertForPreTraining.from_pretrained(final), tokenizer, train, valid, run, 0
+    )
     results = json.loads(Path(run.output_dir, "results.json").read_text(encoding="utf-8"))
     for name, value in {**trainer.evaluate(), **trainer.nulls()}.items():
         assert value == pytest.approx(results[name], abs=1e-4), name
@@ -197,7 +199,9 @@ def test_a_run_depends_on_its_seed_and_on_nothing_before(text: Path, tmp_path: P
     assert trace("first") == trace("again-1")
     pairs = zip(trace("first"), trace("again-2"), strict=True)
     assert all(one[1:] != other[1:] for one, other in pairs)
-    one, other = (load_file(tmp_path / name / "final/model.safetensors") for name in ("first", "again-1"))
+    one, other = (
+        load_file(tmp_path / name / "final/model.safetensors") for name in ("first", "again-1")
+    )
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
 
@@ -237,7 +241,7 @@ def test_missing_text_is_named(name: str, text: Path, tmp_path: Path):
         (tmp_path / other).write_text((text / other).read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(FileNotFoundError, match=f"{name} not found: one sentence per line"):
         pretrain.pretrain(tiny(tmp_path / "out", tmp_path))
-    with pytest.raises(FileNotFoundError, match="nowhere/train.txt"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/train\.txt"):
         pretrain.pretrain(tiny(tmp_path / "out", tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
 
@@ -326,7 +330,9 @@ def test_losses_are_means_over_chosen_positions_and_over_tokens():
     assert batch.weights.sum() < batch.weights.size and batch.mask.sum() < batch.mask.size
     output = trainer.forward(batch)
     chosen, inside = batch.weights > 0, batch.mask > 0
-    logs = np.take_along_axis(log_softmax(output.generator_logits.numpy()), batch.labels[..., None], 2)
+    logs = np.take_along_axis(
+        log_softmax(output.generator_logits.numpy()), batch.labels[..., None], 2
+    )
     scores = output.discriminator_logits.numpy().astype("float64")
     corrupted = output.corrupted_ids.numpy()
     right = np.where(corrupted != batch.ids, scores, -scores)
@@ -398,7 +404,9 @@ def test_loss_that_is_not_finite_leaves_weights_alone(tmp_path: Path):
     before = {name: value.numpy() for name, value in model.named_parameters()}
     with (
         loop.Log(tmp_path, 6, "test") as log,
-        pytest.raises(FloatingPointError, match="the loss is nan at step 0: lower the learning rate"),
+        pytest.raises(
+            FloatingPointError, match="the loss is nan at step 0: lower the learning rate"
+        ),
     ):
         trainer.run(log)
     for name, value in model.named_parameters():

@@ -45,6 +45,7 @@ class GlueConfig:
     save_steps: int = 100  # evaluate, and keep the best checkpoint, every so many steps
     seed: int = 42  # of the head, the subset, the order and dropout
     device: str = "auto"  # auto, cpu or gpu
+    precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
 
 
 def finetune(config: GlueConfig) -> dict:
@@ -77,7 +78,7 @@ def finetune(config: GlueConfig) -> dict:
         task=f"{source.name}: {len(train)} training and {len(dev)} dev examples",
         start="new weights" if config.from_scratch else config.model_name_or_path,
         steps=f"{steps} of {config.batch_size} examples",
-        device=device,
+        device=f"{device}, {runtime.choose_precision(config.precision).name}",
     )
     (output / "results.json").unlink(missing_ok=True)  # its presence says that a run ended
     paddle.seed(config.seed)
@@ -121,6 +122,8 @@ class Trainer:
     ) -> None:
         """Keep everything and make the optimizer."""
         self.model, self.tokenizer, self.config, self.steps = model, tokenizer, config, steps
+        self.precision = runtime.choose_precision(config.precision)
+        self.scaler = runtime.grad_scaler(self.precision)
         self.optimizer = optim.adamw(
             model,
             config.learning_rate,
@@ -141,9 +144,10 @@ class Trainer:
         for step, rows in enumerate(self.batches(len(train))):
             runtime.seed_step(config.seed, step)
             inputs, labels = self.encode([train[i] for i in rows])
-            loss = self.model.loss(self.model(**inputs), labels)
+            with runtime.autocast(self.precision):
+                loss = self.model.loss(self.model(**inputs), labels)
             rate = config.learning_rate * factor(step, self.steps, min(warmup, self.steps))
-            value = loop.update(loss, self.optimizer, rate, step)
+            value = loop.update(loss, self.optimizer, rate, step, self.scaler)
             log.advance(len(rows))
             done = step + 1
             if done % config.logging_steps == 0 or done == self.steps:

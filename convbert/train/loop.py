@@ -59,9 +59,20 @@ class Log:
 
 
 def update(
-    loss: Tensor, optimizer: paddle.optimizer.Optimizer, learning_rate: float, step: int
+    loss: Tensor,
+    optimizer: paddle.optimizer.Optimizer,
+    learning_rate: float,
+    step: int,
+    scaler: paddle.amp.GradScaler | None = None,
 ) -> float:
     """Take one optimizer step and return the loss.
+
+    Args:
+        loss: a scalar.
+        optimizer: of the parameters.
+        learning_rate: of this step.
+        step: for the message.
+        scaler: of float16, which would otherwise lose small gradients.
 
     Raises:
         FloatingPointError: the loss is not finite; the weights are left as they were.
@@ -69,9 +80,14 @@ def update(
     value = loss.item()
     if not math.isfinite(value):
         raise FloatingPointError(f"the loss is {value} at step {step}: lower the learning rate")
-    loss.backward()
     optimizer.set_lr(learning_rate)
-    optimizer.step()
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
     optimizer.clear_grad()
     return value
 

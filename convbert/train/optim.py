@@ -128,7 +128,7 @@ def adamw(
         if is_undecayed(name):
             undecayed.add(parameter.name)
         parameters.append(parameter)
-    # One list: of Paddle's parameter groups, each would be clipped by the norm of its own gradients.
+    # One list: Paddle would clip each of several groups by the norm of its own gradients.
     return paddle.optimizer.AdamW(
         learning_rate=learning_rate,
         beta2=beta2,

@@ -51,6 +51,7 @@ class PretrainConfig:
     conv_type: str = "sdconv"  # "noconv": the same model with attention heads only
     seed: int = 42  # of weights, order, masks, samples and dropout
     device: str = "auto"  # auto, cpu or gpu
+    precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -81,7 +82,7 @@ def pretrain(config: PretrainConfig) -> Path:
         text=f"{train_file}: {len(train)} examples of {length} tokens; {len(valid)} held out",
         vocabulary=f"{tokenizer.vocab_size} entries",
         steps=f"{steps} of {config.train_batch_size} examples, {steps / per_epoch:.2f} epochs",
-        device=device,
+        device=f"{device}, {runtime.choose_precision(config.precision).name}",
     )
     (output / "results.json").unlink(missing_ok=True)  # its presence says that a run ended
     paddle.seed(config.seed)
@@ -111,6 +112,8 @@ class Trainer:
         """Keep everything and make the optimizer."""
         self.model, self.tokenizer, self.config, self.steps = model, tokenizer, config, steps
         self.train, self.valid = train, valid
+        self.precision = runtime.choose_precision(config.precision)
+        self.scaler = runtime.grad_scaler(self.precision)
         self.optimizer = optim.adamw(
             model,
             config.learning_rate,
@@ -130,10 +133,11 @@ class Trainer:
             batch = corpus.mask_batch(
                 self.train, rows, self.tokenizer, (config.seed, step), config.mask_prob
             )
-            generator, discriminator = self.losses(batch)
+            with runtime.autocast(self.precision):
+                generator, discriminator = self.losses(batch)
             loss = config.gen_weight * generator + config.disc_weight * discriminator
             rate = config.learning_rate * optim.linear_warmup(step, self.steps, warmup)
-            value = loop.update(loss, self.optimizer, rate, step)
+            value = loop.update(loss, self.optimizer, rate, step, self.scaler)
             log.advance(len(rows))
             done = step + 1
             if done == 1 or done % config.logging_steps == 0 or done == self.steps:

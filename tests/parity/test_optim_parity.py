@@ -1,4 +1,4 @@
-"""Fine-tuning with AdamW against torch, each library with its own model, gradients and optimizer."""
+"""Fine-tuning with AdamW against torch: each library with its own model, gradients, optimizer."""
 
 from __future__ import annotations
 
