@@ -82,10 +82,7 @@ class ConvBertForTokenClassification(PretrainedLayer):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the tokens whose label [B, L] is not negative."""
-        counts = (labels >= 0).flatten().astype(logits.dtype)
-        labels = paddle.clip(labels, min=0).flatten().astype("int64")
-        each = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none").flatten()
-        return weighted_mean(each, counts)
+        return labeled_mean(logits, labels)
 
 
 class ConvBertForQuestionAnswering(PretrainedLayer):
@@ -188,7 +185,7 @@ class ConvBertForMaskedLM(PretrainedLayer):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the positions whose label is not negative."""
-        return ConvBertForTokenClassification.loss(self, logits, labels)
+        return labeled_mean(logits, labels)
 
 
 class DiscriminatorPredictions(nn.Layer):
@@ -343,6 +340,14 @@ def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     # The last entry can miss 1 by rounding; scaling keeps every draw inside the vocabulary.
     threshold = uniform.unsqueeze(-1) * below[..., -1:]
     return (below[..., :-1] <= threshold).astype("int64").sum(-1)  # at most V - 1
+
+
+def labeled_mean(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits [B, L, C] where the label [B, L] is not negative; else 0."""
+    weights = (labels >= 0).flatten().astype(logits.dtype)
+    labels = paddle.clip(labels, min=0).flatten().astype("int64")
+    each = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none").flatten()
+    return weighted_mean(each, weights)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def run(
     workers = workers or (1 if _has_gpu() else runtime.usable_cores())
     threads = max(1, runtime.usable_cores() // max(1, min(workers, len(commands))))
     Path(logs).mkdir(parents=True, exist_ok=True)
-    waiting, running, seconds = list(commands), {}, {}
+    waiting, seconds = list(commands), dict[str, float]()
+    running: dict[str, tuple[subprocess.Popen, float]] = {}
     files = {name: Path(logs, f"{name}.txt") for name in commands}
     look = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}"
     with tqdm(total=100 * len(commands), desc="jobs", bar_format=look) as bar:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import paddle
 import paddle.nn.functional as F
@@ -66,7 +66,7 @@ class PretrainedLayer(nn.Layer):
         """Load a directory; see `convbert.weights.huggingface.load`."""
         from convbert.weights import huggingface  # weights build on models, not the reverse
 
-        return huggingface.load(cls, name_or_dir, **config_overrides)
+        return cast("Self", huggingface.load(cls, name_or_dir, **config_overrides))
 
     def save_pretrained(self, directory: str | Path, format: str = "huggingface") -> None:
         """Write `config.json` and `model.safetensors`; see `convbert.weights.huggingface.save`."""
@@ -131,19 +131,22 @@ class GroupedLinear(nn.Layer):
         return add_bias(x, self.bias)
 
 
+def _feed_forward(size_in: int, size_out: int, config: ConvBertConfig) -> nn.Layer:
+    if config.num_groups == 1:
+        return Linear(size_in, size_out, config.initializer_range)
+    return GroupedLinear(size_in, size_out, config.num_groups, config.initializer_range)
+
+
 class ConvBertLayer(nn.Layer):
     """One encoder layer: mixed attention, feed-forward; each with residual and post-LayerNorm."""
 
     def __init__(self, config: ConvBertConfig) -> None:
         """Make the layer: d -> d."""
         super().__init__()
-        d, wide, std = config.hidden_size, config.intermediate_size, config.initializer_range
+        d, wide = config.hidden_size, config.intermediate_size
         self.self_attn = MixedAttention(config)
-        if config.num_groups == 1:
-            self.linear1, self.linear2 = Linear(d, wide, std), Linear(wide, d, std)
-        else:
-            self.linear1 = GroupedLinear(d, wide, config.num_groups, std)
-            self.linear2 = GroupedLinear(wide, d, config.num_groups, std)
+        self.linear1 = _feed_forward(d, wide, config)
+        self.linear2 = _feed_forward(wide, d, config)
         self.norm1, self.norm2 = layer_norm(d, config), layer_norm(d, config)
         self.activation = activation(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)

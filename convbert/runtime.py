@@ -14,7 +14,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # mallopt parameters (malloc.h); keeping blocks below 1 GiB in the heap spares a page fault per
 # operation: Paddle's CPU allocator otherwise maps and unmaps every activation above 128 KiB.
@@ -27,7 +27,7 @@ _report: dict[str, str] = {}
 class Precision:
     """What autocast does: `name` is float32, bfloat16 or float16; `scaler` for float16 only."""
 
-    name: str
+    name: Literal["float32", "bfloat16", "float16"]
 
     @property
     def scaler(self) -> bool:
@@ -144,7 +144,7 @@ def choose_precision(name: str = "auto") -> Precision:
         )
     if name == "auto":
         name = "bfloat16" if on_gpu and paddle.amp.is_bfloat16_supported() else "float32"
-    return Precision(name)
+    return Precision(name)  # type: ignore[arg-type]  # one of the three, checked above
 
 
 def autocast(precision: Precision) -> contextlib.AbstractContextManager:

@@ -417,6 +417,7 @@ def test_evaluation_without_dropout_restores_the_mode():
         ("layer_lr_decay", 0.0, "layer_lr_decay=0.0: must be above 0 and at most 1"),
         ("layer_lr_decay", 1.1, "layer_lr_decay=1.1"),
         ("device", "tpu", "device='tpu'"),
+        ("precision", "float8", "precision='float8': choose"),
         ("dropout", 1.0, "hidden_dropout_prob=1.0"),
     ],
 )

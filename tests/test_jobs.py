@@ -133,6 +133,21 @@ def test_an_interrupt_stops_all(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("printed", "percent"),
+    [
+        ("", 0),
+        ("half a line 50", 0),
+        ("pretrain:  37%|███▋      | 7/20 [00:01<00:02]", 37),
+        ("pretrain:  37%|███▋ \r" * 200 + "pretrain:  40%|████ \r", 40),
+        ("pretrain: 100%|██████████| 20/20", 99),  # it still saves and evaluates
+    ],
+)
+def test_progress_is_read_from_the_log(printed: str, percent: int, tmp_path: Path):
+    (tmp_path / "log.txt").write_text(printed, encoding="utf-8")
+    assert jobs._percent(tmp_path / "log.txt") == percent
+
+
+@pytest.mark.parametrize(
     ("cores", "count", "workers", "gpu", "threads"),
     [
         (8, 1, 0, False, 8),

@@ -222,6 +222,7 @@ def test_a_run_depends_on_its_seed_and_on_nothing_before(text: Path, tmp_path: P
         ("mask_prob", 0.0, "mask_prob=0.0"),
         ("mask_prob", 1.0, "mask_prob=1.0"),
         ("device", "tpu", "device='tpu': choose"),
+        ("precision", "float8", "precision='float8': choose"),
         ("dropout", 1.5, "hidden_dropout_prob=1.5"),
         ("conv_type", "conv", "conv_type='conv'"),
         ("warmup_steps", -1, "warmup=-1"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -15,7 +15,7 @@ from convbert.data.glue import TASKS
 METRICS = {**{name: task.metrics for name, task in TASKS.items()}, "ax": ("mcc",)}
 
 
-def score(task: str, predictions: Sequence, labels: Sequence) -> dict[str, float]:
+def score(task: str, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Score predictions.
 
     Args:

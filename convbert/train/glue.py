@@ -176,18 +176,19 @@ class Trainer:
     def encode(
         self, examples: list[glue.Example]
     ) -> tuple[dict[str, paddle.Tensor], paddle.Tensor]:
-        """Return model inputs, padded to the longest of the batch, and labels."""
-        pairs = None if examples[0].text_b is None else [example.text_b for example in examples]
+        """Return model inputs, padded to the longest of the batch, and labels (0 if unknown)."""
+        seconds = [example.text_b for example in examples if example.text_b is not None]
         encoded = self.tokenizer(
             [example.text_a for example in examples],
-            pairs,
+            seconds or None,
             max_length=self.config.max_seq_length,
             padding="longest",
         )
         names = ("input_ids", "token_type_ids", "attention_mask")
         inputs = {name: paddle.to_tensor(np.array(encoded[name], np.int64)) for name in names}
-        dtype = "float32" if self.model.config.num_labels == 1 else "int64"
-        return inputs, paddle.to_tensor([example.label for example in examples], dtype=dtype)
+        dtype = np.float32 if self.model.config.num_labels == 1 else np.int64
+        labels = np.array([example.label or 0 for example in examples], dtype)
+        return inputs, paddle.to_tensor(labels)
 
     def predict(self, examples: list[glue.Example]) -> np.ndarray:
         """Return logits [n, C], one batch after the other."""
@@ -208,7 +209,7 @@ class Trainer:
         regression = logits.shape[1] == 1
         guesses = np.clip(logits[:, 0], 0, 5) if regression else logits.argmax(1)
         loss = self.model.loss(paddle.to_tensor(logits), paddle.to_tensor(labels))
-        return {**metrics.score(self.config.task_name, guesses, labels), "eval_loss": loss.item()}
+        return {**metrics.score(self.config.task_name, guesses, labels), "eval_loss": float(loss)}
 
     def save(self, directory: Path) -> None:
         """Write model and tokenizer."""

@@ -77,7 +77,7 @@ def update(
     Raises:
         FloatingPointError: the loss is not finite; the weights are left as they were.
     """
-    value = loss.item()
+    value = float(loss)
     if not math.isfinite(value):
         raise FloatingPointError(f"the loss is {value} at step {step}: lower the learning rate")
     optimizer.set_lr(learning_rate)

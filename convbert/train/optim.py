@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
 import paddle
 from paddle import nn
@@ -59,7 +60,7 @@ def _check_schedule(step: int, total: int, warmup: int) -> None:
         )
 
 
-def schedule(name: str) -> object:
+def schedule(name: str) -> Callable[[int, int, int], float]:
     """Return a schedule by name.
 
     Raises:

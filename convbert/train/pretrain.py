@@ -142,8 +142,8 @@ class Trainer:
             done = step + 1
             if done == 1 or done % config.logging_steps == 0 or done == self.steps:
                 parts = {
-                    "generator_loss": generator.item(),
-                    "discriminator_loss": discriminator.item(),
+                    "generator_loss": float(generator),
+                    "discriminator_loss": float(discriminator),
                 }
                 log.write(done, loss=value, **parts, lr=rate)
             if config.eval_steps and done % config.eval_steps == 0 and done < self.steps:
@@ -153,7 +153,10 @@ class Trainer:
         """Return the examples of one step: a slice of the endless sequence of shuffled epochs."""
         size, count = self.config.train_batch_size, len(self.train)
         places = np.arange(step * size, (step + 1) * size)
-        orders = {e: corpus.epoch_order(count, self.config.seed, e) for e in set(places // count)}
+        orders = {
+            e: corpus.epoch_order(count, self.config.seed, e)
+            for e in set((places // count).tolist())
+        }
         return np.array([orders[place // count][place % count] for place in places])
 
     def losses(self, batch: corpus.MaskedBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -201,7 +204,7 @@ class Trainer:
                 output, paddle.to_tensor(batch.labels), paddle.to_tensor(batch.weights)
             )
             guesses = output.generator_logits.argmax(-1).numpy()
-            loss += sums.generator_sum.item()
+            loss += float(sums.generator_sum)
             right += float(((guesses == batch.labels) * batch.weights).sum())
             count += float(batch.weights.sum())
             own.append(_judged(output.discriminator_logits, output.replaced, batch.mask))
