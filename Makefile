@@ -51,10 +51,11 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 10) <= v[:2] <= (3, 12); \
 	  sys.exit(0 if ok else f"Python {v[0]}.{v[1]} found, 3.10 to 3.12 needed: make PYTHON=python3.11 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(INSTALL)
+	# The pip of Python 3.10 would build old-style packages with Paddle's setuptools, and fail.
+	$(BIN)/python -m pip install --quiet --use-pep517 $(INSTALL)
 	touch $@
 
 $(PARITY): $(INSTALLED) pyproject.toml
-	$(BIN)/python -m pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) --editable '.[sample,dev,parity]'
+	$(BIN)/python -m pip install --quiet --use-pep517 --retries 1 --extra-index-url $(TORCH_INDEX) --editable '.[sample,dev,parity]'
 	$(BIN)/python -c 'import torch, transformers; print("torch", torch.__version__, "transformers", transformers.__version__)'
 	touch $@

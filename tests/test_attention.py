@@ -212,6 +212,21 @@ def test_recorded_attention_is_before_dropout():
     np.testing.assert_allclose(mixing.attention.sum(-1).numpy(), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_dropout_acts_on_attention_and_not_on_the_convolution(fused: bool):
+    layer = randomize(MixedAttention(small_config(attention_probs_dropout_prob=0.5)))
+    layer.fused = fused
+    seen: list[np.ndarray] = []
+    layer.out_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0].numpy()))
+    x = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 9, 24)), "float32")
+    for training in (False, True):
+        layer.train() if training else layer.eval()
+        layer(x)
+    before, dropped = seen  # [B, L, 2A]: attention heads, then convolution heads
+    assert np.abs(dropped[..., :12] - before[..., :12]).min(-1).max() > 1e-3
+    assert np.array_equal(dropped[..., 12:], before[..., 12:])
+
+
 @pytest.mark.parametrize("conv_type", CONV_TYPES)
 @pytest.mark.parametrize("padded", [False, True])
 def test_fused_attention_equals_explicit(conv_type: str, padded: bool):

@@ -325,6 +325,27 @@ def test_learning_rates_of_a_run(name: str, scheduler: dict, expected: tuple, tm
     assert rates == pytest.approx([1e-3 * factor(step, *expected) for step in range(10)])
 
 
+def two_steps(model, optimizer) -> dict[str, np.ndarray]:
+    """Return weights after two updates, by gradients that each option of AdamW works on."""
+    for step in range(2):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = paddle.full_like(parameter, 0.02 * (number + 1) * (1 - 3 * step))
+        optimizer.step()
+        optimizer.clear_grad()
+    return {name: parameter.numpy() for name, parameter in model.named_parameters()}
+
+
+def test_options_reach_the_optimizer():
+    """Set every option, and compare with an optimizer that got them by name."""
+    values = dict(weight_decay=0.3, adam_epsilon=0.1, max_grad_norm=2.0)
+    trainer = make_trainer(learning_rate=0.02, layer_lr_decay=0.6, **values)
+    found = two_steps(trainer.model, trainer.optimizer)
+    twin = make_trainer().model
+    expected = two_steps(twin, optim.adamw(twin, 0.02, layer_lr_decay=0.6, **values))
+    assert found.keys() == expected.keys()
+    assert all((found[name] == expected[name]).all() for name in found)
+
+
 def test_padding_of_a_batch_changes_no_prediction():
     rng = random.Random(1)
     examples = [Example(sentence(rng, n), None, 0) for n in (2, 9, 1, 17, 5, 3, 12)]
@@ -349,6 +370,7 @@ def test_inputs():
     assert inputs["attention_mask"].tolist() == [[1] * 6 + [0] * 2, [1] * 8]
     inputs, _ = trainer.encode([Example(" ".join(["w1"] * 30), None, 0)])
     assert inputs["input_ids"].shape == [1, 9]
+    assert trainer.encode([Example("w1", None, None)])[1].tolist() == [0]  # of a test file
     _, scores = make_trainer(labels=1).encode([Example("w1", "w2", 2.5)])
     assert scores.dtype == paddle.float32 and scores.tolist() == [2.5]
 

@@ -295,6 +295,12 @@ def test_the_ends_of_the_interval_stay_in_the_vocabulary(size: int, spread: floa
             assert (drawn <= 0).all() if u == 0 else (drawn >= size * 0.999 - 1).all()
 
 
+def test_each_class_owns_the_start_of_its_interval():
+    """Four equal classes: [0, 1/4) is the first, 1/4 itself already the second."""
+    uniform = [0.0, 0.25, 0.5, 0.75]
+    assert sample(paddle.zeros([4, 4]), paddle.to_tensor(uniform)).tolist() == [0, 1, 2, 3]
+
+
 def test_a_certain_class_is_always_drawn():
     logits = np.full([101, 61], -50.0, "float32")
     logits[:, 17] = 50.0

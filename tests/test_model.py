@@ -332,6 +332,34 @@ def test_each_dropout_rate_is_used(field: str):
     assert np.abs(run(model, ids) - run(model, ids)).max() > 1e-2
 
 
+def test_where_dropout_acts():
+    """On the embeddings and on both sublayers' outputs before the residual; not inside them."""
+    model = randomize(ConvBertModel(small_config(hidden_dropout_prob=0.5)))
+    model.train()
+    seen: dict[str, np.ndarray] = {}
+    layer = model.encoder.layers[0]
+    for name, part in (("norm1", layer.norm1), ("norm2", layer.norm2), ("linear2", layer.linear2)):
+        part.register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({name: args[0].numpy()})
+        )
+    layer.norm1.register_forward_post_hook(
+        lambda _, args, out: seen.update({"between": out.numpy()})
+    )
+    layer.register_forward_pre_hook(lambda _, args: seen.update({"x": args[0].numpy()}))
+    embedded: list[np.ndarray] = []
+    model.embeddings.register_forward_post_hook(lambda _, args, out: embedded.append(out.numpy()))
+    with paddle.no_grad():
+        model(paddle.to_tensor(token_ids(4, 30)))
+
+    def zeros(values: np.ndarray) -> float:
+        return float((values == 0).mean())
+
+    assert zeros(embedded[0]) == pytest.approx(0.5, abs=0.06)
+    assert zeros(seen["norm1"] - seen["x"]) == pytest.approx(0.5, abs=0.06)
+    assert zeros(seen["norm2"] - seen["between"]) == pytest.approx(0.5, abs=0.06)
+    assert zeros(seen["linear2"]) < 0.01
+
+
 @pytest.mark.parametrize("conv_type", CONV_TYPES)
 def test_every_parameter_learns(conv_type: str):
     model = randomize(ConvBertModel(small_config(conv_type=conv_type, num_groups=2)))

@@ -281,6 +281,27 @@ def test_options_reach_the_model(text: Path, tmp_path: Path):
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.3
 
 
+def two_steps(model, optimizer) -> dict[str, np.ndarray]:
+    """Return weights after two updates, by gradients that each option of AdamW works on."""
+    for step in range(2):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = paddle.full_like(parameter, 0.02 * (number + 1) * (1 - 3 * step))
+        optimizer.step()
+        optimizer.clear_grad()
+    return {name: parameter.numpy() for name, parameter in model.named_parameters()}
+
+
+def test_options_reach_the_optimizer():
+    """Set every option, and compare with an optimizer that got them by name."""
+    values = dict(weight_decay=0.3, adam_epsilon=0.1, max_grad_norm=2.0)
+    trainer = make_trainer(learning_rate=0.02, adam_beta2=0.7, **values)
+    found = two_steps(trainer.model, trainer.optimizer)
+    twin = make_trainer().model
+    expected = two_steps(twin, optim.adamw(twin, 0.02, beta2=0.7, **values))
+    assert found.keys() == expected.keys()
+    assert all((found[name] == expected[name]).all() for name in found)
+
+
 # --- One step by hand -------------------------------------------------------------------------
 
 WORDS = ConvBertTokenizer([*SPECIAL_TOKENS, *(f"w{i}" for i in range(56))])  # 61 entries
