@@ -7,7 +7,7 @@ A notebook calls `begin` once, then states what it found:
     lab.claim("kernels_equal", "Both give the same kernel.", gap < 1e-6, kind="exact", observed=gap)
     lab.figure(fig, "kernel", alt="Nine taps; the middle one carries 0.31 of the mass.")
 
-One JSON file per notebook and scale keeps it all; the README's tables come from there. No Paddle.
+One JSON file per notebook and scale keeps it all; the README's tables come from there.
 """
 
 from __future__ import annotations
@@ -255,8 +255,7 @@ def figure(fig: Any, name: str, alt: str, data: Any = None) -> None:
     look: dict[str, Any] = {"facecolor": "white", "bbox_inches": "tight"}
     png, svg = io.BytesIO(), io.BytesIO()
     fig.savefig(png, format="png", dpi=_DPI, metadata={"Software": None}, **look)
-    # No date and a fixed salt: the same figure gives the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "convbert"}):
+    with matplotlib.rc_context({"svg.hashsalt": "convbert"}):  # the same figure, the same file
         fig.savefig(svg, format="svg", metadata={"Date": None, "Description": alt}, **look)
     files = {"png": png.getvalue(), "svg": svg.getvalue()}
     if data is not None:
@@ -269,11 +268,7 @@ def figure(fig: Any, name: str, alt: str, data: Any = None) -> None:
 
 
 def show(obj: Any) -> None:
-    """Show the source code of a function or class of this package.
-
-    Raises:
-        ValueError: not a function or class, or one of another package.
-    """
+    """Show the source of a function or class of this package; a ValueError for anything else."""
     target = inspect.unwrap(obj) if callable(obj) else obj
     module = getattr(target, "__module__", None) or ""
     has_source = inspect.isclass(target) or inspect.isroutine(target)

@@ -121,7 +121,8 @@ def set_device(name: str = "auto") -> str:
         raise ValueError(
             "device='gpu': this Paddle sees no GPU; use device='cpu', or install paddlepaddle-gpu"
         )
-    return str(paddle.set_device("gpu" if has_gpu and name != "cpu" else "cpu"))
+    paddle.set_device("gpu" if has_gpu and name != "cpu" else "cpu")
+    return str(paddle.get_device())
 
 
 def choose_precision(name: str = "auto") -> Precision:

@@ -21,14 +21,19 @@ PIP = next(item["pip"] for item in CONDA["dependencies"] if isinstance(item, dic
 
 def test_the_gpu_environment_has_the_same_versions():
     wanted = [*PROJECT["dependencies"]]
-    wanted += [*PROJECT["optional-dependencies"]["sample"], *PROJECT["optional-dependencies"]["dev"]]
+    wanted += [
+        *PROJECT["optional-dependencies"]["sample"],
+        *PROJECT["optional-dependencies"]["dev"],
+    ]
     wanted = [re.sub(r"^paddlepaddle==", "paddlepaddle-gpu==", item) for item in wanted]
     assert [item for item in PIP if not item.startswith("--")] == wanted
 
 
 def test_the_gpu_environment_says_where_its_wheels_come_from():
     text = (ROOT / "environment.yml").read_text("utf-8")
-    assert any(item.startswith("--extra-index-url https://www.paddlepaddle.org.cn/") for item in PIP)
+    assert any(
+        item.startswith("--extra-index-url https://www.paddlepaddle.org.cn/") for item in PIP
+    )
     assert "not run in CI" in text
 
 

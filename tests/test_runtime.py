@@ -124,9 +124,9 @@ def test_public_names():
 
 def test_devices():
     try:
-        assert runtime.set_device("cpu") == "Place(cpu)"
+        assert runtime.set_device("cpu") == "cpu"
         assert paddle.get_device() == "cpu"
-        assert ("gpu" in runtime.set_device().lower()) == ON_GPU
+        assert runtime.set_device().startswith("gpu") == ON_GPU
         with pytest.raises(ValueError, match="device='tpu': choose auto, cpu or gpu"):
             runtime.set_device("tpu")
         if not ON_GPU:

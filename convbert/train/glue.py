@@ -222,7 +222,8 @@ def _check(config: GlueConfig) -> None:
     if config.task_name not in glue.TASKS:
         raise ValueError(f"task_name={config.task_name!r}: choose one of {', '.join(glue.TASKS)}")
     optim.schedule(config.scheduler_type)
-    for name in ("batch_size", "logging_steps", "save_steps", "learning_rate", "max_seq_length"):
+    positive = ("batch_size", "logging_steps", "save_steps", "learning_rate", "num_train_epochs")
+    for name in (*positive, "max_seq_length"):
         if getattr(config, name) <= 0:
             raise ValueError(f"{name}={getattr(config, name)}: must be positive")
     if not 0 < config.layer_lr_decay <= 1:
