@@ -11,7 +11,6 @@ from typing import Any
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
 CONV_TYPES = ("sdconv", "dynamic", "static", "noconv")
-SHARES = ("all", "words", "none", "encoder")
 
 # Keys that other libraries write into config.json and that mean nothing to this model. They are
 # dropped by name; any other unknown key is an error, because a misspelled key must not pass.
@@ -59,7 +58,6 @@ class ConvBertConfig:
     conv_type: str = "sdconv"  # sdconv (eq. 4), dynamic (eq. 3), static (eq. 2), noconv (no branch)
     conv_sees_padding: bool = False  # True: convolve over [PAD], as the released code does
     generator_fraction: float = 0.25  # width of the ELECTRA generator relative to d
-    share: str = "all"  # what both networks share: all embeddings, words, none, or the encoder
 
     def __post_init__(self) -> None:
         _check(self)
@@ -225,7 +223,6 @@ def _check(config: ConvBertConfig) -> None:
     require(
         config.hidden_act in ACTIVATIONS, "hidden_act", f"must be one of {', '.join(ACTIVATIONS)}"
     )
-    require(config.share in SHARES, "share", f"must be one of {', '.join(SHARES)}")
     require(config.conv_type in CONV_TYPES, "conv_type", f"must be one of {', '.join(CONV_TYPES)}")
     require(
         config.pad_token_id < config.vocab_size,

@@ -240,33 +240,26 @@ class ConvBertForPreTraining(PretrainedLayer):
     """ELECTRA's replaced token detection, with a ConvBERT as generator and as discriminator.
 
     Embeddings (words, positions, types and their LayerNorm) are one object in both networks, as in
-    the authors' code; `share="words"` shares the word table only, `share="none"` nothing, and
-    `share="encoder"` the whole encoder, which ELECTRA's code calls a tied generator.
+    the authors' code; `share="words"` shares the word table only, `share="none"` nothing.
     """
 
     def __init__(
         self,
         config: ConvBertConfig,
         generator_config: ConvBertConfig | None = None,
-        share: str | None = None,
+        share: str = "all",
     ) -> None:
-        """Make both networks; the generator's configuration follows ELECTRA's rule if not given.
-
-        `share` overrides the configuration's.
-        """
-        super().__init__(config if share is None else config.replaced(share=share))
-        share = self.config.share
-        if generator_config is None:
-            generator_config = config if share == "encoder" else config.generator()
-        self.generator = ConvBertForMaskedLM(generator_config)
+        """Make both networks; the generator's configuration follows ELECTRA's rule if not given."""
+        super().__init__(config)
+        if share not in ("all", "words", "none"):
+            raise ValueError(f"share={share!r}: choose all, words or none")
+        self.generator = ConvBertForMaskedLM(generator_config or config.generator())
         self.discriminator = ConvBertDiscriminator(config)
         ours, theirs = self.generator.convbert, self.discriminator.convbert
         if share == "all":
             ours.embeddings = theirs.embeddings
         elif share == "words":
             ours.embeddings.word_embeddings = theirs.embeddings.word_embeddings
-        elif share == "encoder":
-            self.generator.convbert = theirs
 
     def forward(
         self,

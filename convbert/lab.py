@@ -59,7 +59,7 @@ _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "pretrain_batch": (8, 32, 256),
     "pretrain_length": (32, 64, 128),
     "finetune_examples": (256, 8_000, 400_000),
-    "finetune_steps": (10, 250, 40_000),
+    "finetune_steps": (10, 200, 40_000),
     "locality_sentences": (20, 200, 1_000),
     "copy_steps": (50, 100, 400),
     "limit_s": (120, 900, 60 * 24 * 3600),

@@ -49,7 +49,6 @@ class PretrainConfig:
     disc_weight: float = 50.0  # weight of the discriminator's loss
     dropout: float = 0.1  # of hidden states and attention, in both networks
     conv_type: str = "sdconv"  # "noconv": the same model with attention heads only
-    share: str = "all"  # what generator and discriminator share: all embeddings, words, none, encoder
     seed: int = 42  # of weights, order, masks, samples and dropout
     device: str = "auto"  # auto, cpu or gpu
     precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
@@ -322,7 +321,6 @@ def model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBe
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
         conv_type=config.conv_type,
-        share=config.share,
     )
 
 
