@@ -59,8 +59,8 @@ def profiles(curves: dict[str, np.ndarray], reach: int) -> tuple[Figure, pd.Data
         frame[label] = values[middle - reach : middle + reach + 1]
         conv, attention = label.startswith("conv"), label.startswith("attention")
         color = CONVOLUTION if conv else ATTENTION if attention else NULL
-        look = {"marker": "s" if conv else "o", "ls": ":" if "untrained" in label else "-"}
-        axis.plot(offsets, frame[label], color=color, ms=4, label=label, **look)
+        marker, line = "s" if conv else "o", ":" if "untrained" in label else "-"
+        axis.plot(offsets, frame[label], line, color=color, marker=marker, ms=4, label=label)
     axis.axvline(0, color="#999999", lw=0.8)
     axis.set(xlabel="offset δ = key - query, in tokens", ylabel="mean weight")
     axis.legend(frameon=False)
