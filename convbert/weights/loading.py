@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,7 @@ def build(
     """Build `cls` and fill it from an open checkpoint, whose arrays are used up; see `load`."""
     source, arrays = str(checkpoint.file), dict(checkpoint.arrays)
     checkpoint.arrays.clear()  # each can then be freed as soon as it is copied
-    if config.num_hidden_layers > len(arrays):
-        raise ValueError(
-            f"{source} holds {len(arrays)} arrays, too few for {config.num_hidden_layers} layers"
-        )
+    _check_sizes(config, arrays, source)
     try:
         has_head = _HEADS.get(cls.__name__) in arrays
         if checkpoint.layout == "huggingface":
@@ -105,6 +103,21 @@ def build(
     for name in kept:
         state[name].initialize()
     return model
+
+
+def _check_sizes(config: ConvBertConfig, arrays: dict[str, Array], source: str) -> None:
+    """Refuse sizes that nothing in the file has, before a model of them is built."""
+    longest = max((max(a.shape, default=0) for a in arrays.values() if 0 not in a.shape), default=0)
+    sizes = {key: value for key, value in asdict(config).items() if type(value) is int}
+    del sizes["num_labels"]  # a head may be new, and as wide as it likes
+    sizes["heads·conv_kernel_size"] = config.heads * config.conv_kernel_size
+    limits = {key: longest for key in sizes} | {"num_hidden_layers": len(arrays)}
+    wrong = [f"{key}={sizes[key]}" for key in sizes if sizes[key] > max(limits[key], 64)]
+    if wrong:
+        raise ValueError(
+            f"{source} does not fit the configuration: it holds {len(arrays)} arrays, none longer "
+            f"than {longest}, too small for {', '.join(wrong)}"
+        )
 
 
 def assign(

@@ -111,8 +111,12 @@ def to_file(
     Raises:
         ValueError: a model that PaddleNLP does not have.
     """
-    if config.conv_type != "sdconv":
-        raise ValueError(f"conv_type={config.conv_type!r}: PaddleNLP has sdconv only")
+    only = {"conv_type": "sdconv", "head_ratio": 2}
+    wrong = [key for key, value in only.items() if getattr(config, key) != value]
+    if wrong or config.num_attention_heads == 1:  # for which it drops the convolution
+        key = wrong[0] if wrong else "num_attention_heads"
+        rule = f"{only[key]} only" if wrong else "at least 2"
+        raise ValueError(f"{key}={getattr(config, key)!r}: PaddleNLP can run {rule}")
     arrays = {name: value.numpy() for name, value in state.items()}
     last = f"encoder.layers.{config.num_hidden_layers - 1}.norm2.bias"
     for name in [name for name in state if name.endswith(last)]:

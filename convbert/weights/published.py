@@ -86,6 +86,29 @@ def config_of(name_or_dir: str | os.PathLike, checkpoint: Checkpoint) -> ConvBer
     return checkpoint.config()
 
 
+def vocabulary(name: str | os.PathLike) -> Path:
+    """Return the file of BERT's uncased vocabulary, which all published sizes use.
+
+    The one beside the published weights is not looked at: it is broken (see `tokenizer`).
+
+    Raises:
+        ValueError: not a published name.
+        FileNotFoundError: it is nowhere on this machine, and the hub cannot be reached.
+    """
+    if size_of(name) is None:
+        names = ", ".join(REPOSITORIES)
+        raise ValueError(f"{str(name)!r} is neither a directory nor one of {names}")
+    try:
+        return sources.find("vocab", allow_sample=False).path
+    except FileNotFoundError as error:
+        place = f"vocab/{sources.LAYOUTS['vocab'].files['vocab']}"
+        data = os.environ.get("CONVBERT_DATA") or "not set"
+        raise FileNotFoundError(
+            f"{name} needs BERT's uncased vocabulary: put it at {place} in the folder "
+            f"CONVBERT_DATA ({data}); {error}"
+        ) from None
+
+
 def _has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in WEIGHTS)
 
