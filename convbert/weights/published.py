@@ -54,8 +54,10 @@ def find(name_or_dir: str | os.PathLike, revision: str | None = None) -> Path:
         FileNotFoundError: neither; the message says which files belong where.
         ValueError: a revision of a directory.
     """
+    from convbert.weights import tensorflow
+
     path, size = Path(name_or_dir).expanduser(), size_of(name_or_dir)
-    is_prefix = path.with_name(path.name + ".index").is_file()
+    is_prefix = not path.is_dir() and tensorflow.is_checkpoint(path)
     if path.is_dir() or is_prefix or size is None:
         if revision is not None:
             raise ValueError(f"revision={revision!r}: {path} is not a published name")

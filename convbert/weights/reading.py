@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -34,13 +34,18 @@ class Checkpoint(NamedTuple):
     values: dict[str, Any]  # the content of the configuration file, {} if there is none
 
     def config(self) -> ConvBertConfig:
-        """Return the configuration.
+        """Return the configuration; a TensorFlow checkpoint's follows from the shapes.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: an unknown key or an unusable value in it.
         """
-        folder = self.file.parent if self.layout != "tensorflow" else self.file
+        from convbert.weights import tensorflow
+
+        folder = self.file if self.file.is_dir() else self.file.parent
+        if not self.values and self.layout == "tensorflow":
+            print(f"{self.file}: no {huggingface.CONFIG}; the sizes are those of the arrays")
+            return tensorflow.derive_config(cast("Any", self.arrays))  # it looks at shapes only
         if not self.values:
             raise FileNotFoundError(
                 f"{folder / huggingface.CONFIG} not found: give a directory that holds "
