@@ -36,6 +36,12 @@ COMMANDS = {
         "pretrain",
     ),
     "glue": Command("fine-tune on a task", "convbert.train.glue", "GlueConfig", "finetune"),
+    "convert": Command(
+        "rewrite weights for transformers or PaddleNLP",
+        "convbert.weights.convert",
+        "ConvertConfig",
+        "convert",
+    ),
     "table": Command(
         "write the tables of the README, or check them", "convbert.tables", "TableConfig", "table"
     ),

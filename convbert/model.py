@@ -62,17 +62,17 @@ class PretrainedLayer(nn.Layer):
         self.config = config
 
     @classmethod
-    def from_pretrained(cls, name_or_dir: str | Path, **config_overrides: Any) -> Self:
-        """Load a directory; see `convbert.weights.huggingface.load`."""
-        from convbert.weights import huggingface  # weights build on models, not the reverse
+    def from_pretrained(cls, name_or_dir: str | Path, **options: Any) -> Self:
+        """Load a directory or a published name; see `convbert.weights.loading.load`."""
+        from convbert.weights import loading  # weights build on models, not the reverse
 
-        return cast("Self", huggingface.load(cls, name_or_dir, **config_overrides))
+        return cast("Self", loading.load(cls, name_or_dir, **options))
 
     def save_pretrained(self, directory: str | Path, format: str = "huggingface") -> None:
-        """Write `config.json` and `model.safetensors`; see `convbert.weights.huggingface.save`."""
-        from convbert.weights import huggingface
+        """Write `config.json` and `model.safetensors`; see `convbert.weights.saving.save`."""
+        from convbert.weights import saving
 
-        huggingface.save(self, directory, format)
+        saving.save(self, directory, format)
 
 
 class ConvBertEmbeddings(nn.Layer):

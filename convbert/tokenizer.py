@@ -22,8 +22,6 @@ from typing import Any
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-PUBLISHED_NAMES = ("convbert-small", "convbert-medium-small", "convbert-base")
-PUBLISHED_VOCABULARY = "vocab/bert-base-uncased-vocab.txt"  # in the folder CONVBERT_DATA
 # The vocab.txt released with ConvBERT: BERT's, with its UTF-8 bytes misread as GBK.
 MISREAD_SHA256 = "ce0ab0a373c6ce1fe777eea87d927294379f2ce187e240f0a9e24d4e9ac22fa0"
 COLUMNS = ("input_ids", "token_type_ids", "attention_mask", "offsets")
@@ -81,12 +79,12 @@ class ConvBertTokenizer:
 
     @classmethod
     def from_pretrained(cls, name_or_dir: str | os.PathLike, **overrides: Any) -> ConvBertTokenizer:
-        """Load from a directory, or find the vocabulary of a published name on this machine.
+        """Load from a directory, or find the vocabulary of a published name.
 
         Args:
             name_or_dir: a directory with vocab.txt, and perhaps tokenizer_config.json and
-                config.json (whose `vocab_size` must fit); or one of `PUBLISHED_NAMES`, which all
-                use BERT's uncased vocabulary, looked for in the folder named by CONVBERT_DATA.
+                config.json (whose `vocab_size` must fit); or a published name, "convbert-base" or
+                "YituTech/conv-bert-base": all use BERT's uncased vocabulary, found as data are.
             **overrides: arguments of the constructor, which also says what is raised.
         """
         if os.path.isdir(name_or_dir):
@@ -94,17 +92,9 @@ class ConvBertTokenizer:
             settings = {k: v for k, v in saved.items() if k in ("do_lower_case", "strip_accents")}
             settings["vocab_size"] = _read_json(Path(name_or_dir, "config.json")).get("vocab_size")
             return cls(Path(name_or_dir, "vocab.txt"), **{**settings, **overrides})
-        if name_or_dir not in PUBLISHED_NAMES:
-            names = ", ".join(PUBLISHED_NAMES)
-            raise ValueError(f"{str(name_or_dir)!r} is neither a directory nor one of {names}")
-        data = os.environ.get("CONVBERT_DATA")
-        vocab_file = Path(data or "", PUBLISHED_VOCABULARY)
-        if not data or not vocab_file.is_file():
-            where = f"{PUBLISHED_VOCABULARY} in the folder CONVBERT_DATA ({data or 'not set'})"
-            raise FileNotFoundError(
-                f"{name_or_dir} needs BERT's uncased vocabulary: put it at {where}"
-            )
-        return cls(vocab_file, **overrides)
+        from convbert.weights import published  # weights build on tokens, not the reverse
+
+        return cls(published.vocabulary(name_or_dir), **overrides)
 
     @classmethod
     def train(
@@ -306,11 +296,16 @@ def _check_vocabulary(vocabulary: list[str], vocab_size: int | None) -> None:
         raise ValueError(f"vocabulary of {n_entries} entries: the model needs its own {vocab_size}")
     if n_distinct < n_entries:
         message = f"vocabulary of {n_entries} entries, {n_distinct} distinct: the last id encodes"
-        as_released = "".join(f"{entry}\r\n" for entry in vocabulary).encode("utf-8")
-        if hashlib.sha256(as_released).hexdigest() == MISREAD_SHA256:
+        if is_misread(vocabulary):
             message += "; this file, released with ConvBERT, has 1,900 entries misread as GBK:"
             message += " BERT's uncased vocab.txt has them right, under the same ids"
         warnings.warn(message, stacklevel=3)
+
+
+def is_misread(vocabulary: list[str]) -> bool:
+    """Whether these are the entries of the broken vocab.txt released with ConvBERT."""
+    as_released = "".join(f"{entry}\r\n" for entry in vocabulary).encode("utf-8")
+    return hashlib.sha256(as_released).hexdigest() == MISREAD_SHA256
 
 
 def _read_json(path: Path) -> dict[str, Any]:

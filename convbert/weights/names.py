@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def _renamer(pairs: list[tuple[str, str]]) -> tuple[re.Pattern, dict[str, str]]:
     return re.compile(rf"(?:(?<=\.)|^)(?:{parts})"), dict(pairs)
 
 
+_LAYER = re.compile(r"(?:^|\.)encoder\.(layers?)\.\d")
 _TO_HF = _renamer(list(_PAIRS))
 _FROM_HF = _renamer([(theirs, ours) for ours, theirs in _PAIRS] + [("qa_outputs.", "classifier.")])
 
@@ -49,6 +51,30 @@ def from_huggingface(name: str) -> str:
     return pattern.sub(lambda match: table[match[0]], name)
 
 
+def from_paddlenlp(name: str) -> str:
+    """Return our name of one of PaddleNLP's: the same, but for an untied decoder's bias."""
+    return re.sub(r"(^|\.)generator_lm_head\.bias$", r"\1generator_lm_head_bias", name)
+
+
+def layout_of(names: Iterable[str]) -> str:
+    """Tell by the names of the encoder's layers whose they are.
+
+    Returns:
+        "huggingface", or "paddlenlp" (which are also this package's own).
+
+    Raises:
+        ValueError: no name of an encoder's layer, or names of both kinds.
+    """
+    found = {match[1] for match in map(_LAYER.search, names) if match}
+    if len(found) != 1:
+        kinds = "names of both kinds" if found else "neither"
+        raise ValueError(
+            "expected encoder.layer.0.… (transformers) or encoder.layers.0.… (PaddleNLP), "
+            f"found {kinds}"
+        )
+    return "huggingface" if found == {"layer"} else "paddlenlp"
+
+
 def swap_layout(name: str, array: np.ndarray) -> np.ndarray:
     """Turn an array from our layout into transformers', or back: the same operation both ways.
 
@@ -59,10 +85,13 @@ def swap_layout(name: str, array: np.ndarray) -> np.ndarray:
     Args:
         name: our name of the parameter.
         array: its value in one layout.
+
+    Returns:
+        A view of the array.
     """
     if name.endswith("key_conv_attn_layer.bias"):
         return array[:, None] if array.ndim == 1 else array[:, 0]
     is_table = name.endswith(("_embeddings.weight", "generator_lm_head.weight"))
     if array.ndim == 2 and name.endswith(".weight") and not is_table:
-        return np.ascontiguousarray(array.T)
+        return array.T
     return array
