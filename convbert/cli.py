@@ -36,6 +36,12 @@ COMMANDS = {
         "pretrain",
     ),
     "glue": Command("fine-tune on a task", "convbert.train.glue", "GlueConfig", "finetune"),
+    "compare": Command(
+        "compare with transformers and PaddleNLP, layer by layer",
+        "convbert.weights.compare",
+        "CompareConfig",
+        "compare",
+    ),
     "table": Command(
         "write the tables of the README, or check them", "convbert.tables", "TableConfig", "table"
     ),
