@@ -206,6 +206,32 @@ def test_nine_in_ten_have_two_segments_on_short_lines(tmp_path: Path):
     assert 25 < packed.types[full & pairs].sum(1).mean() < 36  # half of 64
 
 
+# --- Examples ---------------------------------------------------------------------------------
+
+
+def test_examples_in_memory():
+    packed = make_packed([4, 9, 6], 12)
+    ids, types, lengths = packed.rows(np.array([2, 0, 2]))
+    assert (ids == packed.ids[[2, 0, 2]]).all() and (types == packed.types[[2, 0, 2]]).all()
+    assert lengths.tolist() == [6, 4, 6]
+    counts = packed.token_counts(40)
+    inside = [int(i) for row, n in zip(packed.ids, (4, 9, 6), strict=True) for i in row[:n]]
+    assert counts.tolist() == [inside.count(i) for i in range(40)]
+    assert counts[PAD] == 0 and counts.sum() == 4 + 9 + 6
+
+
+def test_fingerprint_is_of_everything():
+    packed = make_packed([4, 9, 6], 12)
+    assert packed.fingerprint == make_packed([4, 9, 6], 12).fingerprint
+    order = np.array([1, 0, 2])
+    others = [corpus.Packed(*packed.rows(order)), make_packed([4, 9, 6], 13)]
+    for name in ("ids", "types", "lengths"):
+        arrays = {key: getattr(packed, key).copy() for key in ("ids", "types", "lengths")}
+        arrays[name][2] += 1
+        others.append(corpus.Packed(**arrays))
+    assert len({packed.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
 # --- Order ------------------------------------------------------------------------------------
 
 

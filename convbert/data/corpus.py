@@ -5,10 +5,12 @@ Everything here is numpy; randomness is a function of keys, never of what ran be
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,9 +20,26 @@ from convbert.tokenizer import ConvBertTokenizer
 _PACKING, _ORDER, _MASKING = 1, 2, 3
 
 
+class Examples(Protocol):
+    """Examples to train on, wherever they lie."""
+
+    def __len__(self) -> int:
+        """Return n, the number of examples."""
+
+    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return token ids [n, L], their segments [n, L] and the examples' lengths [n]."""
+
+    def token_counts(self, vocab_size: int) -> np.ndarray:
+        """Return how often each id occurs [V], int64; padding is not counted."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits that are equal for equal examples in equal order."""
+
+
 @dataclass(frozen=True)
 class Packed:
-    """Examples of fixed length, right-padded."""
+    """Examples of fixed length in memory, right-padded."""
 
     ids: np.ndarray  # token ids [n, L], uint16 or uint32
     types: np.ndarray  # segment of each token [n, L], uint8
@@ -28,6 +47,23 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return token ids [n, L], their segments [n, L] and the examples' lengths [n]."""
+        return self.ids[indices], self.types[indices], self.lengths[indices]
+
+    def token_counts(self, vocab_size: int) -> np.ndarray:
+        """Return how often each id occurs [V], int64; padding is not counted."""
+        inside = np.arange(self.ids.shape[1]) < self.lengths[:, None]  # [n, L]
+        return np.bincount(self.ids[inside], minlength=vocab_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of shape, types and content."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.types, self.lengths):
+            digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
 
 
 class MaskedBatch(NamedTuple):
@@ -146,7 +182,7 @@ def max_chosen(length: int, share: float = 0.15) -> int:
 
 
 def mask_batch(
-    packed: Packed,
+    examples: Examples,
     rows: np.ndarray,
     tokenizer: ConvBertTokenizer,
     key: tuple[int, ...],
@@ -159,15 +195,15 @@ def mask_batch(
     [SEP] and [MASK]. Most are shown as [MASK], a few stay visible; none becomes a random word.
 
     Args:
-        packed: the examples.
+        examples: the examples.
         rows: which of them [B].
         tokenizer: gives the special ids.
         key: of the random numbers, e.g. (seed, step).
         share: part of the tokens that is chosen.
         visible: part of the chosen that is left unmasked.
     """
-    ids = packed.ids[rows].astype(np.int64)
-    lengths = packed.lengths[rows]
+    ids, types, lengths = examples.rows(rows)
+    ids = ids.astype(np.int64)
     batch, length = ids.shape
     slots = max_chosen(length, share)
     rng = generator(*key, _MASKING)
@@ -186,7 +222,7 @@ def mask_batch(
     masked[row, positions[row, slot]] = tokenizer.mask_token_id
     return MaskedBatch(
         ids,
-        packed.types[rows].astype(np.int64),
+        types.astype(np.int64),
         inside.astype(np.float32),
         masked,
         positions.astype(np.int64),

@@ -104,8 +104,8 @@ class Trainer:
         self,
         model: ConvBertForPreTraining,
         tokenizer: ConvBertTokenizer,
-        train: corpus.Packed,
-        valid: corpus.Packed,
+        train: corpus.Examples,
+        valid: corpus.Examples,
         config: PretrainConfig,
         steps: int,
     ) -> None:
@@ -228,7 +228,7 @@ class Trainer:
 
     def frequencies(self) -> np.ndarray:
         """Return each word's share of the training text [V], special tokens and [PAD] at 0."""
-        counts = np.bincount(self.train.ids.ravel(), minlength=self.tokenizer.vocab_size)
+        counts = self.train.token_counts(self.tokenizer.vocab_size)
         special = ("pad", "cls", "sep", "mask", "unk")
         counts[[getattr(self.tokenizer, f"{name}_token_id") for name in special]] = 0
         return counts / counts.sum()
