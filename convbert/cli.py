@@ -29,6 +29,12 @@ class Command:
 
 COMMANDS = {
     "run": Command("execute the notebooks", "convbert.runner", "RunConfig", "run"),
+    "corpus": Command(
+        "turn text into token shards to pretrain on",
+        "convbert.data.corpus_job",
+        "CorpusConfig",
+        "make_corpus",
+    ),
     "pretrain": Command(
         "pretrain generator and discriminator",
         "convbert.train.pretrain",

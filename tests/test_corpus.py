@@ -150,7 +150,7 @@ def test_packing_is_electras(tmp_path: Path):
     write_numbered(path, documents)
     numbers = ConvBertTokenizer([*SPECIAL_TOKENS, *(f"w{i}" for i in range(count))])
     for length, seed in ((8, 0), (32, 1), (128, 2)):
-        builder = ExampleBuilder(length, corpus.generator(seed, corpus._PACKING))
+        builder = ExampleBuilder(length, corpus.generator(seed, corpus.PACKING))
         expected, word = [], FIRST
         for document in documents:
             for n in document:
@@ -246,9 +246,9 @@ def test_order_follows_seed_and_epoch_only():
 
 
 def test_streams_of_one_seed_share_no_numbers():
-    kinds = (corpus._PACKING, corpus._ORDER, corpus._MASKING)
+    kinds = (corpus.PACKING, corpus._ORDER, corpus._MASKING, corpus.HOLDING)
     draws = [corpus.generator(0, kind).random(4).tolist() for kind in kinds]
-    assert len({tuple(draw) for draw in draws}) == 3
+    assert len({tuple(draw) for draw in draws}) == 4
 
 
 # --- Masking ----------------------------------------------------------------------------------
