@@ -125,8 +125,12 @@ class Packing:
             return None
 
 
-def make_corpus(config: CorpusConfig) -> Path:
+def make_corpus(config: CorpusConfig, tokenizer: ConvBertTokenizer | None = None) -> Path:
     """Write the token shards of a corpus, or what is missing of them.
+
+    Args:
+        config: the options.
+        tokenizer: one that is there already, instead of that which the options describe.
 
     Returns:
         The folder, which `shards.Shards` reads.
@@ -139,7 +143,7 @@ def make_corpus(config: CorpusConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         noted, entries = _read_notes(folder)
-        tokenizer = _tokenizer(config, source, folder if noted else None)
+        tokenizer = tokenizer or _tokenizer(config, source, folder if noted else None)
         plan = _plan(config, source, tokenizer)
         _refuse_other(folder, noted, plan)
         tokenizer.save_pretrained(folder)
@@ -152,14 +156,19 @@ def make_corpus(config: CorpusConfig) -> Path:
             config.held_out,
             config.seed,
         )
-        workers = config.workers or runtime.usable_cores()
         sizes = source.sizes
+        workers = max(1, min(config.workers or runtime.usable_cores(), len(sizes)))
         described = ", ".join(f"{key} {value}" for key, value in source.describe().items())
         print(f"corpus: {described}; {len(sizes)} units, {workers} processes", flush=True)
         units, counts = _work(packing, plan, entries, sizes, workers)
-        if not sum(unit["train"]["examples"] for unit in units):
-            what = "too few documents to hold some out" if config.held_out else "no text"
-            raise ValueError(f"{folder}: nothing to train on: {what}")
+        if not any(unit["train"]["examples"] for unit in units):
+            (folder / PROGRESS).unlink()  # another try with other options may use the folder
+            if any(unit["valid"]["examples"] for unit in units):
+                raise ValueError(
+                    "the text is a single document, which was held out: set held_out to 0, or "
+                    "separate_documents to false"
+                )
+            raise ValueError(f"no text in {', '.join(config.input) or config.dataset}")
         manifest = shards.write_manifest(folder, plan, units, counts)
         (folder / PROGRESS).unlink(missing_ok=True)
     _report(folder, manifest)
@@ -290,14 +299,14 @@ def _work(
             total += values
 
     finished = {entry["unit"]: entry for entry in entries}.values()
-    checked = processes.each(packing, "check", finished, min(workers, len(finished) or 1))
+    checked = processes.each(packing, "check", finished, workers)
     for unit in filter(None, tqdm(checked, "check", len(finished), disable=not finished)):
         keep(unit)
     notes = [plan, *kept.values()]
     lines = "".join(json.dumps(note) + "\n" for note in notes)
     shards.write_aside(packing.folder / PROGRESS, lines.encode())
     missing = [unit for unit in range(len(sizes)) if unit not in kept]
-    made = processes.each(packing, "make", missing, min(workers, len(missing) or 1))
+    made = processes.each(packing, "make", missing, workers)
     with (
         open(packing.folder / PROGRESS, "a", encoding="utf-8") as progress,
         tqdm(

@@ -26,7 +26,9 @@ def each(owner: Any, method: str, arguments: Iterable[Any], workers: int) -> Ite
     Raises:
         ChildProcessError: a process was killed; or whatever the method raises.
     """
-    if workers == 1:
+    arguments = list(arguments)
+    workers = min(workers, len(arguments))
+    if workers <= 1:
         yield from map(getattr(owner, method), arguments)
         return
     # A fresh interpreter for each: forked ones could inherit locks that no thread will release.

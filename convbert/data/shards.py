@@ -83,6 +83,7 @@ class Writer:
         if self.filled:
             self._flush()
         if self.file is None:
+            self.path.unlink(missing_ok=True)  # of an earlier corpus
             return describe(0, self.counts, 0, self.digest)
         self.file.flush()
         os.fsync(self.file.fileno())

@@ -106,10 +106,11 @@ def lines(
 
     Args:
         path: UTF-8 text, with or without byte order mark.
-        start, stop: range of bytes. Both are moved on to the next blank line or, where none begins
-            within `reach` bytes, to the next line, so that neighboring ranges share out the lines.
+        start, stop: range of bytes. Both are moved on to the next blank line, or the end of the
+            file; where neither is within `reach` bytes, to the next line. So neighboring ranges
+            share out the lines.
         separate: whether blank lines separate documents; else they are left out.
-        reach: bytes to search for a blank line. The end of the file ends a document, too.
+        reach: bytes to search for a blank line.
 
     Raises:
         ValueError: not UTF-8.
@@ -144,6 +145,8 @@ def _boundary(file: BinaryIO, place: int, size: int, separate: bool, reach: int)
             if not raw.decode("utf-8", "replace").strip():
                 return at
             at += len(raw)
+        else:
+            return at  # the end of the file
     return first
 
 
