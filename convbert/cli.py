@@ -29,6 +29,12 @@ class Command:
 
 COMMANDS = {
     "run": Command("execute the notebooks", "convbert.runner", "RunConfig", "run"),
+    "corpus": Command(
+        "turn text into token shards to pretrain on",
+        "convbert.data.corpus_job",
+        "CorpusConfig",
+        "make_corpus",
+    ),
     "pretrain": Command(
         "pretrain generator and discriminator",
         "convbert.train.pretrain",
@@ -81,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         return _complain(f"{name}: {error}; see python -m {name} --help", 2)
     try:
         getattr(module, command.function)(config)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         if os.environ.get("CONVBERT_TRACEBACK") == "1":
             raise
         return _complain(f"{name}: {_one_line(error)}", 1)

@@ -1,13 +1,16 @@
 """Run several `python -m convbert` commands at once, each in a process and on cores of its own.
 
 Notebooks train this way: a run survives a re-run cell, two seeds use two cores better than two
-threads use one model, and a signal reaches the trainer.
+threads use one model, and a signal reaches the trainer. A trainer that is told to stop saves
+where it is: when the cell is interrupted, and on Linux also when the kernel dies.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +21,9 @@ from typing import Any
 from tqdm import tqdm
 
 from convbert import runtime
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
+_PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 class JobFailed(RuntimeError):
@@ -78,8 +84,16 @@ def run(
 def _start(words: Sequence[str], log: Path, threads: int) -> tuple[subprocess.Popen, float]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            words, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=_die_together
+        )
     return process, time.perf_counter()
+
+
+def _die_together() -> None:
+    """Ask Linux for a SIGTERM when the parent dies: a killed kernel could not pass one on."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def _percent(log: Path) -> int:

@@ -150,7 +150,7 @@ def test_packing_is_electras(tmp_path: Path):
     write_numbered(path, documents)
     numbers = ConvBertTokenizer([*SPECIAL_TOKENS, *(f"w{i}" for i in range(count))])
     for length, seed in ((8, 0), (32, 1), (128, 2)):
-        builder = ExampleBuilder(length, corpus.generator(seed, corpus._PACKING))
+        builder = ExampleBuilder(length, corpus.generator(seed, corpus.PACKING))
         expected, word = [], FIRST
         for document in documents:
             for n in document:
@@ -206,6 +206,32 @@ def test_nine_in_ten_have_two_segments_on_short_lines(tmp_path: Path):
     assert 25 < packed.types[full & pairs].sum(1).mean() < 36  # half of 64
 
 
+# --- Examples ---------------------------------------------------------------------------------
+
+
+def test_examples_in_memory():
+    packed = make_packed([4, 9, 6], 12)
+    ids, types, lengths = packed.rows(np.array([2, 0, 2]))
+    assert (ids == packed.ids[[2, 0, 2]]).all() and (types == packed.types[[2, 0, 2]]).all()
+    assert lengths.tolist() == [6, 4, 6]
+    counts = packed.token_counts(40)
+    inside = [int(i) for row, n in zip(packed.ids, (4, 9, 6), strict=True) for i in row[:n]]
+    assert counts.tolist() == [inside.count(i) for i in range(40)]
+    assert counts[PAD] == 0 and counts.sum() == 4 + 9 + 6
+
+
+def test_fingerprint_is_of_everything():
+    packed = make_packed([4, 9, 6], 12)
+    assert packed.fingerprint == make_packed([4, 9, 6], 12).fingerprint
+    order = np.array([1, 0, 2])
+    others = [corpus.Packed(*packed.rows(order)), make_packed([4, 9, 6], 13)]
+    for name in ("ids", "types", "lengths"):
+        arrays = {key: getattr(packed, key).copy() for key in ("ids", "types", "lengths")}
+        arrays[name][2] += 1
+        others.append(corpus.Packed(**arrays))
+    assert len({packed.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
 # --- Order ------------------------------------------------------------------------------------
 
 
@@ -220,9 +246,9 @@ def test_order_follows_seed_and_epoch_only():
 
 
 def test_streams_of_one_seed_share_no_numbers():
-    kinds = (corpus._PACKING, corpus._ORDER, corpus._MASKING)
+    kinds = (corpus.PACKING, corpus._ORDER, corpus._MASKING, corpus.HOLDING)
     draws = [corpus.generator(0, kind).random(4).tolist() for kind in kinds]
-    assert len({tuple(draw) for draw in draws}) == 3
+    assert len({tuple(draw) for draw in draws}) == 4
 
 
 # --- Masking ----------------------------------------------------------------------------------

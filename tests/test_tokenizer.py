@@ -282,6 +282,7 @@ def test_any_text_is_encoded(text):
     encoded = TRAINED(text, add_special_tokens=False)
     assert all(0 <= start < end <= len(text) for start, end in encoded["offsets"])
     assert encoded["offsets"] == sorted(encoded["offsets"])
+    assert TRAINED.encode_ids([text, "", text]) == [encoded["input_ids"], [], encoded["input_ids"]]
 
 
 @needs_data

@@ -5,22 +5,42 @@ Everything here is numpy; randomness is a function of keys, never of what ran be
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from convbert.data import text
 from convbert.tokenizer import ConvBertTokenizer
 
 # Streams of random numbers; part of the key, so that no two uses share numbers.
-_PACKING, _ORDER, _MASKING = 1, 2, 3
+PACKING, _ORDER, _MASKING, HOLDING = 1, 2, 3, 4
+
+
+class Examples(Protocol):
+    """Examples to train on, wherever they lie."""
+
+    def __len__(self) -> int:
+        """Return n, the number of examples."""
+
+    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return token ids [n, L], their segments [n, L] and the examples' lengths [n]."""
+
+    def token_counts(self, vocab_size: int) -> np.ndarray:
+        """Return how often each id occurs [V], int64; padding is not counted."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits that are equal for equal examples in equal order."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Examples of fixed length, right-padded."""
+    """Examples of fixed length in memory, right-padded."""
 
     ids: np.ndarray  # token ids [n, L], uint16 or uint32
     types: np.ndarray  # segment of each token [n, L], uint8
@@ -28,6 +48,23 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return token ids [n, L], their segments [n, L] and the examples' lengths [n]."""
+        return self.ids[indices], self.types[indices], self.lengths[indices]
+
+    def token_counts(self, vocab_size: int) -> np.ndarray:
+        """Return how often each id occurs [V], int64; padding is not counted."""
+        inside = np.arange(self.ids.shape[1]) < self.lengths[:, None]  # [n, L]
+        return np.bincount(self.ids[inside], minlength=vocab_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of shape, types and content."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.types, self.lengths):
+            digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
 
 
 class MaskedBatch(NamedTuple):
@@ -54,16 +91,13 @@ def generator(*key: int) -> np.random.Generator:
 
 def documents(path: str | Path) -> Iterator[list[str]]:
     """Read a text file as documents: one sentence or paragraph per line, blank lines between."""
-    lines: list[str] = []
-    with open(path, encoding="utf-8-sig") as file:
-        for line in file:
-            if line.strip():
-                lines.append(line.strip())
-            elif lines:
-                yield lines
-                lines = []
-    if lines:
-        yield lines
+    held: list[str] = []
+    for line in text.lines(path):
+        if line:
+            held.append(line)
+        elif held:
+            yield held
+            held = []
 
 
 def pack_file(path: str | Path, tokenizer: ConvBertTokenizer, length: int, seed: int) -> Packed:
@@ -78,43 +112,87 @@ def pack_file(path: str | Path, tokenizer: ConvBertTokenizer, length: int, seed:
     Raises:
         ValueError: the file gives no example.
     """
-    rng = generator(seed, _PACKING)
-    examples = list(_pack(_tokenized(path, tokenizer), length, rng))
+    examples = list(pack(text.lines(path), tokenizer, length, generator(seed, PACKING)))
     if not examples:
         raise ValueError(f"{path}: no text in it; expected one sentence per line")
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    ids = np.full((len(examples), length), tokenizer.pad_token_id, dtype)
+    ids = np.full((len(examples), length), tokenizer.pad_token_id, id_type(tokenizer.vocab_size))
     types = np.zeros((len(examples), length), np.uint8)
     lengths = np.zeros(len(examples), np.int32)
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    for row, (first, second) in enumerate(examples):
-        tokens = [cls, *first, sep] + ([*second, sep] if second else [])
+    for row, example in enumerate(examples):
+        tokens, second = example.tokens(tokenizer)
         ids[row, : len(tokens)], lengths[row] = tokens, len(tokens)
-        types[row, len(first) + 2 : len(tokens)] = 1
+        types[row, second : len(tokens)] = 1
     return Packed(ids, types, lengths)
 
 
-def _tokenized(path: str | Path, tokenizer: ConvBertTokenizer) -> Iterator[list[list[int]]]:
-    """Yield documents as lists of lines of token ids, without special tokens."""
-    for lines in documents(path):
-        encoded = tokenizer(lines)["input_ids"]
-        yield [ids[1:-1] for ids in encoded if len(ids) > 2]
+def id_type(vocab_size: int) -> np.dtype:
+    """Return the smallest type that holds all ids, with the low byte first on every machine."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def _pack(
-    texts: Iterable[list[list[int]]], length: int, rng: np.random.Generator
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Collect lines until an example's target length, or the document's end (ELECTRA's rule)."""
-    target = length
-    for lines in texts:
-        held: list[list[int]] = []
-        for number, line in enumerate(lines, start=1):
-            held.append(line)
-            if sum(map(len, held)) >= target or number == len(lines):
-                yield _split(held, target, length, rng)
+class Example(NamedTuple):
+    """What an example is made of, without special tokens."""
+
+    document: int  # its number, from 0
+    first: list[int]
+    second: list[int]  # may be empty
+    dropped: int  # tokens of the example's lines that did not fit
+
+    def tokens(self, tokenizer: ConvBertTokenizer) -> tuple[list[int], int]:
+        """Return [CLS] first [SEP] (second [SEP]), and where the second segment begins."""
+        tokens = [tokenizer.cls_token_id, *self.first, tokenizer.sep_token_id]
+        start = len(tokens)
+        return [*tokens, *self.second, tokenizer.sep_token_id] if self.second else tokens, start
+
+
+def pack(
+    lines: Iterable[str],
+    tokenizer: ConvBertTokenizer,
+    length: int,
+    rng: np.random.Generator,
+    rule: str = "electra",
+) -> Iterator[Example]:
+    """Make examples from a stream of lines; an empty line ends a document, and so an example.
+
+    Args:
+        lines: text, read as it is needed.
+        tokenizer: makes the ids.
+        length: L.
+        rng: decides about segments and shorter examples.
+        rule: "electra" collects lines until they reach a target length, L as a rule, and
+            distributes them over two segments; "lines" makes an example of each line, which
+            then is its only segment.
+    """
+    target, document = length, 0
+    held: list[list[int]] = []
+    begun = False  # whether this document has any token
+    for batch in _batches(lines):
+        for line, ids in zip(batch, tokenizer.encode_ids(batch), strict=True):
+            if ids:
+                held.append(ids)
+                begun = True
+            size = sum(map(len, held))
+            if held and (not line or size >= target or rule == "lines"):
+                first, second = _split(held, target, length, rng)
+                yield Example(document, first, second, size - len(first) - len(second))
                 held = []
                 # Mostly full examples; one in twenty shorter, so that short inputs are seen too.
                 target = int(rng.integers(5, length + 1)) if rng.random() < 0.05 else length
+            if not line:
+                document, begun = document + begun, False
+
+
+def _batches(lines: Iterable[str], characters: int = 1 << 18) -> Iterator[list[str]]:
+    """Gather lines for the tokenizer, of bounded size."""
+    batch: list[str] = []
+    size = 0
+    for line in lines:
+        batch.append(line)
+        size += len(line) + 1
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
 def _split(
@@ -146,28 +224,33 @@ def max_chosen(length: int, share: float = 0.15) -> int:
 
 
 def mask_batch(
-    packed: Packed,
+    examples: Examples,
     rows: np.ndarray,
     tokenizer: ConvBertTokenizer,
     key: tuple[int, ...],
     share: float = 0.15,
     visible: float = 0.15,
+    scrambled: float = 0.0,
+    words: np.ndarray | None = None,
 ) -> MaskedBatch:
     """Choose positions and mask them, as ELECTRA does but without replacement.
 
     n = max(1, min(N, round(share·tokens))) positions are chosen among all tokens but [CLS],
-    [SEP] and [MASK]. Most are shown as [MASK], a few stay visible; none becomes a random word.
+    [SEP] and [MASK]. Most are shown as [MASK], a few stay visible. With visible=0.1 and
+    scrambled=0.1 this is BERT's scheme, in which a few become random words.
 
     Args:
-        packed: the examples.
+        examples: the examples.
         rows: which of them [B].
         tokenizer: gives the special ids.
         key: of the random numbers, e.g. (seed, step).
         share: part of the tokens that is chosen.
         visible: part of the chosen that is left unmasked.
+        scrambled: part of the chosen that becomes a random word.
+        words: ids to draw those words from.
     """
-    ids = packed.ids[rows].astype(np.int64)
-    lengths = packed.lengths[rows]
+    ids, types, lengths = examples.rows(rows)
+    ids = ids.astype(np.int64)
     batch, length = ids.shape
     slots = max_chosen(length, share)
     rng = generator(*key, _MASKING)
@@ -180,13 +263,16 @@ def mask_batch(
     count = np.minimum(wanted, candidates.sum(1))
     chosen = np.arange(slots) < count[:, None]
     positions = np.where(chosen, positions, 0)
-    hidden = chosen & (rng.random((batch, slots)) >= visible)
+    fate = rng.random((batch, slots))
     masked = ids.copy()
-    row, slot = np.nonzero(hidden)
+    row, slot = np.nonzero(chosen & (fate >= visible))
     masked[row, positions[row, slot]] = tokenizer.mask_token_id
+    if words is not None:
+        row, slot = np.nonzero(chosen & (fate >= visible) & (fate < visible + scrambled))
+        masked[row, positions[row, slot]] = rng.choice(words, len(row))
     return MaskedBatch(
         ids,
-        packed.types[rows].astype(np.int64),
+        types.astype(np.int64),
         inside.astype(np.float32),
         masked,
         positions.astype(np.int64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -80,7 +81,7 @@ def checkpoints(
     from convbert.train.pretrain import PretrainConfig  # brings Paddle, so not before it is needed
 
     commands = {
-        f"pretrain-{seed}": jobs.command("pretrain", **options, seed=seed, output_dir=folder)
+        f"pretrain-{seed}": _command("pretrain", folder, **options, seed=seed)
         for seed, folder in folders.items()
         if not _is_finished(folder, PretrainConfig("", **options, seed=seed), "final")
     }
@@ -123,10 +124,13 @@ def finetuned(
         folders[task, start, seed] = root / name
         file = Path(starts[seed], "model.safetensors")
         if not _is_finished(root / name, GlueConfig(output_dir="", **options), "last", file):
-            commands[name] = jobs.command("glue", **options, output_dir=root / name)
+            commands[name] = _command("glue", root / name, **options)
     print(f"fine-tuning: {len(commands)} runs to do, {len(folders) - len(commands)} found")
     if commands:
         jobs.run(commands, root / "logs")
+    for name in commands:  # two checkpoints of each of many runs would fill a disk
+        for checkpoint in (root / name).glob("step-*"):
+            shutil.rmtree(checkpoint)
     return folders
 
 
@@ -141,6 +145,12 @@ def history(folder: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
+def _command(name: str, folder: Path, **options: Any) -> list[str]:
+    """Write a command that continues what was interrupted, and starts over what had ended."""
+    ended = (folder / "results.json").is_file()  # with other options, or it were not run again
+    return jobs.command(name, **options, resume=not ended, output_dir=folder)
+
+
 def _is_finished(folder: Path, config: Any, weights: str, start: Path | None = None) -> bool:
     """Whether a run ended with this config, its weights are there, and its start is not newer."""
     files = (folder / "results.json", folder / weights / "model.safetensors")
@@ -148,5 +158,6 @@ def _is_finished(folder: Path, config: Any, weights: str, start: Path | None = N
         return False
     if start and start.stat().st_mtime > files[0].stat().st_mtime:
         return False
-    wanted = json.loads(json.dumps(asdict(config), default=str)) | {"output_dir": ""}
-    return results(folder)["options"] | {"output_dir": ""} == wanted
+    wanted = json.loads(json.dumps(asdict(config), default=str))
+    same = {"output_dir": "", "resume": False}  # say nothing about the result
+    return results(folder)["options"] | same == wanted | same
