@@ -199,6 +199,7 @@ def learning_curves(log: pd.DataFrame, ends: pd.DataFrame) -> tuple[Figure, pd.D
     measures = ["mlm_loss", "rtd_auc", "rtd_auc_unigram"]
     final = ends.rename(columns={"steps": "step"})[["seed", "step", *measures]]
     held_out = pd.concat([log[["seed", "step", *measures]].dropna(), final], ignore_index=True)
+    held_out = held_out.drop_duplicates(["seed", "step"])  # the last evaluation is in both
     for number, (seed, points) in enumerate(held_out.groupby("seed")):
         batches = log[log.seed == seed].dropna(subset=["generator_loss"])
         labels = ["training batches", "held out", "by its own generator", "drawn by word frequency"]

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         return _complain(f"{name}: {error}; see python -m {name} --help", 2)
     try:
         getattr(module, command.function)(config)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         if os.environ.get("CONVBERT_TRACEBACK") == "1":
             raise
         return _complain(f"{name}: {_one_line(error)}", 1)

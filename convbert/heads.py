@@ -271,6 +271,7 @@ class ConvBertForPreTraining(PretrainedLayer):
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temperature: float = 1.0,
+        disallow_correct: bool = False,
     ) -> PreTrainingOutput:
         """Corrupt a batch with the generator's samples and judge every token.
 
@@ -284,14 +285,19 @@ class ConvBertForPreTraining(PretrainedLayer):
             attention_mask: 1 for tokens [B, L]; missing: from the *original* ids, for both
                 networks, so that a sampled [PAD] changes nothing.
             temperature: of the generator's softmax when sampling.
+            disallow_correct: never sample the original, so that every chosen token is replaced.
         """
         if attention_mask is None:
             attention_mask = original_ids != self.config.pad_token_id
         inputs = (token_type_ids, attention_mask)
         logits = self.generator(masked_ids, *inputs, positions=positions)  # [B, N, V]
         with paddle.no_grad():
-            samples = sample(logits / temperature, uniform).astype(original_ids.dtype)  # [B, N]
             originals = paddle.take_along_axis(original_ids, positions, 1)  # [B, N]
+            scores = logits / temperature
+            if disallow_correct:
+                penalty = paddle.full_like(scores[..., :1], -1000.0)  # ELECTRA's
+                scores = paddle.put_along_axis(scores, originals.unsqueeze(-1), penalty, -1, "add")
+            samples = sample(scores, uniform).astype(original_ids.dtype)  # [B, N]
             # Differences are added, so that an unused slot may hold a chosen slot's position.
             change = paddle.where(weights > 0, samples - originals, paddle.zeros_like(samples))
             corrupted = paddle.put_along_axis(original_ids, positions, change, 1, "add")  # [B, L]
@@ -309,18 +315,24 @@ class ConvBertForPreTraining(PretrainedLayer):
             labels: the original ids at the chosen positions [B, N].
             weights: as given to `forward` [B, N].
         """
-        flat = output.generator_logits.flatten(0, 1)  # [B·N, V]
-        each = F.cross_entropy(flat, labels.flatten(), reduction="none").flatten()
-        weights = weights.flatten().astype(each.dtype)
-        judged = F.binary_cross_entropy_with_logits(
-            output.discriminator_logits, output.replaced, reduction="none"
-        )
         return PreTrainingLoss(
-            (each * weights).sum(),
+            masked_word_sum(output.generator_logits, labels, weights),
             weights.sum(),
-            (judged * output.tokens).sum(),
+            replaced_token_sum(output.discriminator_logits, output.replaced, output.tokens),
             output.tokens.sum(),
         )
+
+
+def masked_word_sum(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Sum the cross-entropy of logits [B, N, V] over labels [B, N], weighted by [B, N]."""
+    each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").flatten()
+    return (each * weights.flatten().astype(each.dtype)).sum()  # of [B·N]
+
+
+def replaced_token_sum(logits: Tensor, replaced: Tensor, tokens: Tensor) -> Tensor:
+    """Sum the binary cross-entropy of logits [B, L] over tokens; all three are [B, L]."""
+    each = F.binary_cross_entropy_with_logits(logits, replaced, reduction="none")
+    return (each * tokens).sum()
 
 
 def sample(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -73,6 +73,21 @@ def report() -> dict[str, str]:
     return dict(_report)
 
 
+def environment() -> dict[str, str]:
+    """Return what may change the last bits of a result: versions, processor, threads, device."""
+    import numpy as np
+    import paddle
+
+    return {
+        "paddle": str(paddle.__version__),
+        "numpy": np.__version__,
+        "cpu": cpu_name().rpartition(", ")[0],
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
+        "MKL_DEBUG_CPU_TYPE": os.environ.get("MKL_DEBUG_CPU_TYPE", ""),
+        "device": str(paddle.get_device()).split(":")[0],
+    }
+
+
 def _set_default(name: str, value: str) -> str:
     """Set an environment variable unless the user did; say which."""
     if name in os.environ:

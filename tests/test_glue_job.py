@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -108,13 +108,13 @@ def read_log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def make_trainer(**changes) -> Trainer:
-    """Return a trainer with a small model of large weights."""
+def make_trainer(output: Path | str = "", train: Sequence[Example] = (), **changes) -> Trainer:
+    """Return a trainer with a small model of large weights, for ten steps."""
     labels = changes.pop("labels", 2)
     paddle.seed(0)
     model = randomize(ConvBertForSequenceClassification(small_config(num_labels=labels)))
-    config = GlueConfig("sst-2", "", "")
-    return Trainer(model, WORDS, replace(config, **changes), 10)
+    config = GlueConfig("sst-2", "", str(output), from_scratch=True)
+    return Trainer(model, WORDS, replace(config, **changes), 10, train, train)
 
 
 # --- A run ------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_pairs(checkpoint: Path, tmp_path: Path):
 class Scripted(Trainer):
     """A trainer whose evaluations come from a list, to see what is kept."""
 
-    def evaluate(self, dev: list[Example]) -> dict[str, float]:
+    def evaluate(self, dev: list[Example] | None = None) -> dict[str, float]:
         state = self.model.classifier.out_proj.weight.numpy()
         self.seen = [*getattr(self, "seen", []), state]
         return {"accuracy": self.script[len(self.seen) - 1], "eval_loss": 9.0 - len(self.seen)}
@@ -246,18 +246,20 @@ class Scripted(Trainer):
 )
 def test_best_is_the_first_highest_evaluation(script: list, best: int, tmp_path: Path):
     """By the task's own metric, which need not be positive; later equals do not replace it."""
-    trainer = make_trainer(batch_size=4, save_steps=3, logging_steps=100)
+    train = [Example(f"w{i} w2", None, i % 2) for i in range(10)]
+    trainer = make_trainer(tmp_path, train, batch_size=4, save_steps=3, logging_steps=100)
     trainer.__class__ = Scripted
     trainer.script = script
-    train = [Example(f"w{i} w2", None, i % 2) for i in range(10)]
-    with loop.Log(tmp_path, 10, "test") as log:
-        found, last = trainer.run(train, [], log, tmp_path)
+    found = loop.train(trainer, trainer.plan())
     steps = [3, 6, 9, 10]  # every third, and the last
-    assert found == {"accuracy": script[best], "eval_loss": 8.0 - best, "step": steps[best]}
-    assert last == {"accuracy": script[3], "eval_loss": 5.0}
-    for name, number in (("best", best), ("last", 3)):
-        saved = load_file(tmp_path / name / "model.safetensors")["classifier.out_proj.weight"]
-        assert (saved.T == trainer.seen[number]).all(), name
+    expected = {"accuracy": script[best], "eval_loss": 8.0 - best, "step": steps[best]}
+    assert found.best == expected
+    assert found.last == {"accuracy": script[3], "eval_loss": 5.0, "step": 10}
+    assert found.step == 10
+    saved = load_file(tmp_path / "best" / "model.safetensors")["classifier.out_proj.weight"]
+    assert (saved.T == trainer.seen[best]).all()
+    last = load_file(tmp_path / "step-000010" / "model.safetensors")["classifier.out_proj.weight"]
+    assert (last == trainer.seen[3]).all()
     assert not (trainer.seen[0] == trainer.seen[1]).all()
 
 
@@ -276,25 +278,29 @@ def test_epochs_count_their_short_batches(
 
 
 def test_an_epoch_visits_every_example_once():
-    trainer = make_trainer(batch_size=4)
-    batches = list(trainer.batches(10))
+    ten = [Example(f"w{i}", None, 0) for i in range(10)]
+
+    def draw(**changes) -> list[list[int]]:
+        trainer = make_trainer(train=ten, batch_size=4, **changes)
+        return [trainer.draw(step).examples.tolist() for step in range(10)]
+
+    batches = draw()
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2, 4, 4, 2, 4]  # ten steps
     epochs = [[row for batch in batches[i : i + 3] for row in batch] for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-    assert list(make_trainer(batch_size=4).batches(10)) == batches
-    assert list(make_trainer(batch_size=4, seed=1).batches(10)) != batches
+    assert draw() == batches != draw(seed=1)
 
 
 def test_a_subset_is_drawn_by_the_seed(checkpoint: Path, tmp_path: Path, capsys, monkeypatch):
     seen = []
-    original = Trainer.run
+    original = loop.train
 
-    def watch(self, train, *rest):
-        seen.append([example.text_a for example in train])
-        return original(self, train, *rest)
+    def watch(job, plan):
+        seen.append([example.text_a for example in job.train])
+        return original(job, plan)
 
-    monkeypatch.setattr(Trainer, "run", watch)
+    monkeypatch.setattr(loop, "train", watch)
     for seed in (0, 0, 1):
         config = options(checkpoint, tmp_path, train_examples=16, max_steps=1, seed=seed)
         glue.finetune(config)
@@ -316,10 +322,10 @@ def test_a_subset_is_drawn_by_the_seed(checkpoint: Path, tmp_path: Path, capsys,
 )
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_learning_rates_of_a_run(name: str, scheduler: dict, expected: tuple, tmp_path: Path):
-    trainer = make_trainer(scheduler_type=name, logging_steps=1, learning_rate=1e-3, **scheduler)
-    train = [Example("w1 w2", None, 1)]
-    with loop.Log(tmp_path, 10, "test") as log:
-        trainer.run(train, [*train, Example("w3", None, 0)], log, tmp_path)
+    train = [Example("w1 w2", None, 1), Example("w3", None, 0)]
+    changes = dict(scheduler_type=name, logging_steps=1, learning_rate=1e-3, batch_size=1)
+    trainer = make_trainer(tmp_path, train, **changes, **scheduler)
+    loop.train(trainer, trainer.plan())
     rates = [line["lr"] for line in read_log(tmp_path) if "lr" in line]
     factor = optim.SCHEDULES[name]
     assert rates == pytest.approx([1e-3 * factor(step, *expected) for step in range(10)])

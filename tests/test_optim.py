@@ -52,7 +52,7 @@ def test_logged_rates_of_a_published_run(task: str):
         assert abs(rate - float(row["lr"])) < 5.1e-11, f"{task}, step {row['step']}"
 
 
-@pytest.mark.parametrize("factor", optim.SCHEDULES.values())
+@pytest.mark.parametrize("factor", [optim.linear_warmup, optim.cosine_warmup])
 def test_shape_of_a_schedule(factor):
     values = [factor(step, 50, 10) for step in range(60)]
     assert values[0] == 0 and values[10] == 1 and values[50:] == [pytest.approx(0, abs=1e-15)] * 10
@@ -61,6 +61,15 @@ def test_shape_of_a_schedule(factor):
     assert values[30] == pytest.approx(0.5)  # both are half down, half way
     assert factor(0, 50, 0) == 1  # no warm-up: the first update is a full one
     assert factor(50, 50, 50) in (0, 1) and factor(49, 50, 50) == 0.98  # nothing but warm-up
+
+
+def test_schedule_of_the_authors_code():
+    """It falls from the first update on, so a warm-up of 10 of 50 peaks at 0.8."""
+    values = [optim.linear_tf(step, 50, 10) for step in range(60)]
+    expected = [(1 - step / 50) * min(1, step / 10) for step in range(50)] + [0.0] * 10
+    assert values == pytest.approx(expected)
+    assert max(values) == values[10] == 0.8
+    assert optim.linear_tf(0, 50, 0) == 1
 
 
 @pytest.mark.parametrize("wrong", [(-1, 10, 0), (0, 0, 0), (0, 10, 11), (0, 10, -1)])

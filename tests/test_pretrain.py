@@ -20,7 +20,7 @@ from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertT
 from convbert.data import corpus
 from convbert.heads import ConvBertForPreTraining
 from convbert.tokenizer import SPECIAL_TOKENS
-from convbert.train import loop, optim, pretrain
+from convbert.train import electra, loop, optim, pretrain
 from convbert.train.pretrain import PretrainConfig, Trainer
 
 # The text has some hundred distinct entries, fewer than convbert-tiny's vocabulary may hold.
@@ -98,8 +98,10 @@ def test_log(run: PretrainConfig):
         assert line["lr"] == pytest.approx(rate)
         assert line["examples_per_s"] > 0
     measured = [line for line in log if "loss" not in line]
-    assert [line["step"] for line in measured] == [10]  # that of the last step is in the results
+    assert [line["step"] for line in measured] == [10, 20]
     assert {"mlm_loss", "mlm_accuracy", "rtd_auc", "rtd_auc_unigram"} < measured[0].keys()
+    results = json.loads(Path(run.output_dir, "results.json").read_text(encoding="utf-8"))
+    assert all(results[key] == measured[1][key] for key in measured[1].keys() & results.keys())
 
 
 def test_loss_starts_undecided_and_falls(run: PretrainConfig):
@@ -158,7 +160,7 @@ def test_final_is_the_model_that_was_measured(run: PretrainConfig):
         ConvBertForPreTraining.from_pretrained(final), tokenizer, train, valid, run, 0
     )
     results = json.loads(Path(run.output_dir, "results.json").read_text(encoding="utf-8"))
-    for name, value in {**trainer.evaluate(), **trainer.nulls()}.items():
+    for name, value in trainer.evaluate().items():
         assert value == pytest.approx(results[name], abs=1e-4), name
 
 
@@ -192,7 +194,7 @@ def test_a_run_depends_on_its_seed_and_on_nothing_before(text: Path, tmp_path: P
         assert process.returncode == 0, errors.decode()[-2000:]
 
     def trace(name: str) -> list[tuple]:
-        lines = read_log(tmp_path / name)
+        lines = (line for line in read_log(tmp_path / name) if "loss" in line)
         return [(line["step"], line["loss"], line["generator_loss"]) for line in lines]
 
     assert len(trace("first")) == 3
@@ -418,19 +420,14 @@ def test_no_gradient_through_sampling():
 
 
 def test_loss_that_is_not_finite_leaves_weights_alone(tmp_path: Path):
-    trainer = make_trainer(warmup_steps=0)
+    trainer = make_trainer(warmup_steps=0, output_dir=str(tmp_path))
     model = trainer.model
     model.discriminator.discriminator_predictions.dense_prediction.bias.set_value(
         np.array([np.nan], "float32")
     )
     before = {name: value.numpy() for name, value in model.named_parameters()}
-    with (
-        loop.Log(tmp_path, 6, "test") as log,
-        pytest.raises(
-            FloatingPointError, match="the loss is nan at step 0: lower the learning rate"
-        ),
-    ):
-        trainer.run(log)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0: lower the"):
+        loop.train(trainer, trainer.plan())
     for name, value in model.named_parameters():
         assert np.array_equal(value.numpy(), before[name], equal_nan=True), name
     assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == ""
@@ -451,7 +448,7 @@ def test_evaluation_is_over_all_positions_of_all_batches():
     logs, hits, truth, scores = [], [], [], []
     for start, rows in ((0, [0, 1]), (2, [2])):
         batch = corpus.mask_batch(
-            trainer.valid, np.array(rows), WORDS, (pretrain._EVALUATION, start), 0.3, visible=0.0
+            trainer.valid, np.array(rows), WORDS, (electra._EVALUATION, start), 0.3, visible=0.0
         )
         output = trainer.forward(batch)
         chosen, inside = batch.weights > 0, batch.mask > 0
@@ -484,7 +481,7 @@ def test_evaluation_without_dropout_restores_the_mode():
 
 
 def test_training_goes_on_with_dropout_after_an_evaluation(tmp_path: Path):
-    trainer = make_trainer(dropout=0.5, eval_steps=1, logging_steps=1)
+    trainer = make_trainer(dropout=0.5, eval_steps=1, logging_steps=1, output_dir=str(tmp_path))
     modes = []
     forward = trainer.forward
 
@@ -493,10 +490,8 @@ def test_training_goes_on_with_dropout_after_an_evaluation(tmp_path: Path):
         return forward(batch)
 
     trainer.forward = watch
-    with loop.Log(tmp_path, 6, "test") as log:
-        trainer.run(log)
-    # A step, then an evaluation of two batches; none after the last step.
-    assert modes == [True, False, False] * 5 + [True]
+    loop.train(trainer, trainer.plan())
+    assert modes == [True, False, False] * 6  # a step, then an evaluation of two batches
 
 
 def test_nulls_by_hand():
@@ -513,10 +508,9 @@ def test_nulls_by_hand():
     ids[0, :6] = cls, FIRST, FIRST + 1, FIRST, FIRST + 2, sep
     trainer.valid = corpus.Packed(ids, np.zeros_like(ids), np.array([6]))
     expected = -(np.log(0.75) * 2 + np.log(0.25) + np.log(1e-6)) / 4
-    assert trainer.nulls() == {
-        "null_mlm_loss": pytest.approx(expected),
-        "null_mlm_accuracy": 0.5,
-    }
+    found = trainer.evaluate()
+    assert found["null_mlm_loss"] == pytest.approx(expected)
+    assert found["null_mlm_accuracy"] == 0.5
 
 
 def test_words_by_frequency_replace_chosen_positions_only():

@@ -188,11 +188,14 @@ def mask_batch(
     key: tuple[int, ...],
     share: float = 0.15,
     visible: float = 0.15,
+    scrambled: float = 0.0,
+    words: np.ndarray | None = None,
 ) -> MaskedBatch:
     """Choose positions and mask them, as ELECTRA does but without replacement.
 
     n = max(1, min(N, round(share·tokens))) positions are chosen among all tokens but [CLS],
-    [SEP] and [MASK]. Most are shown as [MASK], a few stay visible; none becomes a random word.
+    [SEP] and [MASK]. Most are shown as [MASK], a few stay visible. With visible=0.1 and
+    scrambled=0.1 this is BERT's scheme, in which a few become random words.
 
     Args:
         examples: the examples.
@@ -201,6 +204,8 @@ def mask_batch(
         key: of the random numbers, e.g. (seed, step).
         share: part of the tokens that is chosen.
         visible: part of the chosen that is left unmasked.
+        scrambled: part of the chosen that becomes a random word.
+        words: ids to draw those words from.
     """
     ids, types, lengths = examples.rows(rows)
     ids = ids.astype(np.int64)
@@ -216,10 +221,13 @@ def mask_batch(
     count = np.minimum(wanted, candidates.sum(1))
     chosen = np.arange(slots) < count[:, None]
     positions = np.where(chosen, positions, 0)
-    hidden = chosen & (rng.random((batch, slots)) >= visible)
+    fate = rng.random((batch, slots))
     masked = ids.copy()
-    row, slot = np.nonzero(hidden)
+    row, slot = np.nonzero(chosen & (fate >= visible))
     masked[row, positions[row, slot]] = tokenizer.mask_token_id
+    if words is not None:
+        row, slot = np.nonzero(chosen & (fate >= visible) & (fate < visible + scrambled))
+        masked[row, positions[row, slot]] = rng.choice(words, len(row))
     return MaskedBatch(
         ids,
         types.astype(np.int64),

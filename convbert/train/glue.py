@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -15,8 +17,10 @@ from convbert import runtime
 from convbert.data import corpus, glue, sources
 from convbert.heads import ConvBertForSequenceClassification
 from convbert.metrics import glue as metrics
+from convbert.results import write_json
 from convbert.tokenizer import ConvBertTokenizer
-from convbert.train import loop, optim
+from convbert.train import checkpoint, loop, optim, parallel
+from convbert.train.log import announce
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,17 @@ class GlueConfig:
 
     task_name: str  # a GLUE task such as sst-2, or sample/swap, sample/order
     model_name_or_path: str  # checkpoint directory with config.json, model.safetensors, vocab.txt
-    output_dir: str  # folder for log.jsonl, results.json, best/ and last/
+    output_dir: str  # folder for log.jsonl, results.json, step-…/, best/ and last/
     from_scratch: bool = False  # keep the checkpoint's shape and vocabulary, draw new weights
     train_examples: int = -1  # train on so many randomly chosen examples; -1: all
     max_seq_length: int = 128  # longer inputs are truncated
-    batch_size: int = 32  # examples of one step
+    batch_size: int = 32  # examples of one step on each device
+    gradient_accumulation_steps: int = 1  # compute a batch in so many parts, to save memory
     learning_rate: float = 1e-4  # peak
     layer_lr_decay: float = 0.8  # factor of the learning rate per layer, from the top down
     num_train_epochs: float = 3.0  # passes over the data, unless max_steps is given
     max_steps: int = -1  # > 0 overrides epochs
-    scheduler_type: str = "linear"  # linear or cosine
+    scheduler_type: str = "linear"  # linear, cosine or linear_tf
     warmup_steps: int = 0  # > 0 wins over warmup_proportion
     warmup_proportion: float = 0.1  # part of all steps in which the learning rate rises
     weight_decay: float = 0.01  # not on biases and LayerNorms
@@ -42,10 +47,19 @@ class GlueConfig:
     max_grad_norm: float = 1.0  # clip the global gradient norm; 0: do not clip
     dropout: float = 0.1  # of hidden states, attention and head
     logging_steps: int = 100  # log the loss every so many steps
-    save_steps: int = 100  # evaluate, and keep the best checkpoint, every so many steps
+    save_steps: int = 100  # evaluate, and write checkpoints, every so many steps
+    keep_checkpoints: int = 2  # newest checkpoints to keep, at least 2
+    resume: bool = False  # continue the newest checkpoint of output_dir, if there is one
     seed: int = 42  # of the head, the subset, the order and dropout
     device: str = "auto"  # auto, cpu or gpu
     precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
+
+
+# Options that a resumed run may change, and those that the fingerprint says better.
+_FREE = (
+    "model_name_or_path output_dir batch_size gradient_accumulation_steps num_train_epochs "
+    "max_steps logging_steps save_steps keep_checkpoints resume seed device precision"
+).split()
 
 
 def finetune(config: GlueConfig) -> dict:
@@ -58,9 +72,11 @@ def finetune(config: GlueConfig) -> dict:
     Raises:
         ValueError: an option without meaning, or a checkpoint that does not fit.
         FileNotFoundError: data or checkpoint is missing.
+        FileExistsError: the output folder holds an unfinished run, and `resume` is off.
     """
     _check(config)
     output, device = Path(config.output_dir), runtime.set_device(config.device)
+    loop.refuse_unfinished(output, config.resume)
     source = sources.find(config.task_name, allow_sample=False)
     tokenizer = ConvBertTokenizer.from_pretrained(config.model_name_or_path)
     train = glue.read(source, config.task_name, "train")
@@ -68,33 +84,35 @@ def finetune(config: GlueConfig) -> dict:
         chosen = corpus.generator(config.seed).permutation(len(train))[: config.train_examples]
         train = [train[i] for i in chosen]
     dev = glue.read(source, config.task_name, "dev")
-    per_epoch = math.ceil(len(train) / config.batch_size)  # the last batch may be short
+    batch = config.batch_size * parallel.world()
+    per_epoch = math.ceil(len(train) / batch)  # the last batch may be short
     steps = (
         config.max_steps
         if config.max_steps > 0
         else max(1, round(config.num_train_epochs * per_epoch))
     )
-    loop.announce(
+    announce(
         task=f"{source.name}: {len(train)} training and {len(dev)} dev examples",
         start="new weights" if config.from_scratch else config.model_name_or_path,
-        steps=f"{steps} of {config.batch_size} examples",
+        steps=f"{steps} of {batch} examples",
         device=f"{device}, {runtime.choose_precision(config.precision).name}",
     )
-    (output / "results.json").unlink(missing_ok=True)  # its presence says that a run ended
     paddle.seed(config.seed)
     model = _model(config, labels=len(glue.TASKS[config.task_name].labels or [None]))
-    trainer = Trainer(model, tokenizer, config, steps)
-    with loop.Log(output, steps, source.name) as log:
-        best, last = trainer.run(train, dev, log, output)
+    trainer = Trainer(model, tokenizer, config, steps, train, dev)
+    progress = loop.train(trainer, trainer.plan())
+    last = {name: value for name, value in progress.last.items() if name != "step"}
     results = {
         "task": source.name,
         "steps": steps,
         "last": last,
-        "best": best,
+        "best": progress.best,
         "options": asdict(config),
     }
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({"last": last, "best": best}))
+    if parallel.rank() == 0:
+        trainer.save(output / "last")
+        write_json(output / "results.json", results)
+        print(json.dumps({"last": last, "best": progress.best}))
     return results
 
 
@@ -111,7 +129,7 @@ def _model(config: GlueConfig, labels: int) -> ConvBertForSequenceClassification
 
 
 class Trainer:
-    """One fine-tuning run."""
+    """Fine-tuning as a job of the training loop."""
 
     def __init__(
         self,
@@ -119,11 +137,13 @@ class Trainer:
         tokenizer: ConvBertTokenizer,
         config: GlueConfig,
         steps: int,
+        train: Sequence[glue.Example] = (),
+        dev: Sequence[glue.Example] = (),
     ) -> None:
         """Keep everything and make the optimizer."""
         self.model, self.tokenizer, self.config, self.steps = model, tokenizer, config, steps
-        self.precision = runtime.choose_precision(config.precision)
-        self.scaler = runtime.grad_scaler(self.precision)
+        self.train, self.dev = list(train), list(dev)
+        self.weights = {"loss": 1.0}
         self.optimizer = optim.adamw(
             model,
             config.learning_rate,
@@ -132,46 +152,59 @@ class Trainer:
             config.adam_epsilon,
             config.max_grad_norm,
         )
+        self.epoch_order = lru_cache(2)(partial(corpus.epoch_order, len(self.train), config.seed))
 
-    def run(
-        self, train: list[glue.Example], dev: list[glue.Example], log: loop.Log, output: Path
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Take all steps; return the best and the last dev metrics."""
-        config, factor = self.config, optim.schedule(self.config.scheduler_type)
-        warmup = config.warmup_steps or int(config.warmup_proportion * self.steps)
-        best: dict[str, float] = {}
-        self.model.train()
-        for step, rows in enumerate(self.batches(len(train))):
-            runtime.seed_step(config.seed, step)
-            inputs, labels = self.encode([train[i] for i in rows])
-            with runtime.autocast(self.precision):
-                loss = self.model.loss(self.model(**inputs), labels)
-            rate = config.learning_rate * factor(step, self.steps, min(warmup, self.steps))
-            value = loop.update(loss, self.optimizer, rate, step, self.scaler)
-            log.advance(len(rows))
-            done = step + 1
-            if done % config.logging_steps == 0 or done == self.steps:
-                log.write(done, loss=value, lr=rate)
-            if done % config.save_steps == 0 or done == self.steps:
-                last = self.evaluate(dev)
-                log.write(done, **last)
-                metric = next(iter(last))
-                if not best or last[metric] > best[metric]:
-                    best = {**last, "step": done}
-                    self.save(output / "best")
-        self.save(output / "last")
-        return best, last
+    def plan(self) -> loop.Plan:
+        """Say how long to train and what to do on the way."""
+        config, steps = self.config, self.steps
+        factor = optim.schedule(config.scheduler_type)
+        warmup = min(config.warmup_steps or int(config.warmup_proportion * steps), steps)
+        return loop.Plan(
+            name=config.task_name,
+            output=Path(config.output_dir),
+            steps=steps,
+            seed=config.seed,
+            rate=lambda step: config.learning_rate * factor(step, steps, warmup),
+            value=lambda measured: next(iter(measured.values())),  # the task's own metric
+            fingerprint=self.fingerprint(),
+            logging_steps=config.logging_steps,
+            eval_steps=config.save_steps,
+            save_steps=config.save_steps,
+            keep=config.keep_checkpoints,
+            accumulation=config.gradient_accumulation_steps,
+            precision=runtime.choose_precision(config.precision),
+            resume=config.resume,
+        )
 
-    def batches(self, count: int) -> Iterator[list[int]]:
-        """Yield the examples of each step: shuffled epochs, the last batch of each may be short."""
-        size, step, epoch = self.config.batch_size, 0, 0
-        while step < self.steps:
-            order = corpus.epoch_order(count, self.config.seed, epoch)
-            for start in range(0, count, size):
-                if step < self.steps:
-                    yield order[start : start + size].tolist()
-                    step += 1
-            epoch += 1
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with."""
+        start = Path(self.config.model_name_or_path, "model.safetensors")
+        is_new = self.config.from_scratch
+        return checkpoint.fingerprint(
+            self.config,
+            _FREE,
+            model=self.model.config.to_dict(),
+            start="new" if is_new else checkpoint.describe_file(start)["sha256"],
+            data=checkpoint.hash_text(repr((self.train, self.dev))),
+            vocabulary=checkpoint.hash_text("\n".join(self.tokenizer.vocabulary)),
+            global_batch=self.config.batch_size * parallel.world(),
+        )
+
+    def draw(self, step: int) -> loop.Batch:
+        """Return the batch of a step: shuffled epochs, the last batch of each may be short."""
+        size = self.config.batch_size * parallel.world()
+        epoch, place = divmod(step, math.ceil(len(self.train) / size))
+        rows = self.epoch_order(epoch)[place * size : (place + 1) * size]
+        return loop.Batch(rows, {"loss": len(rows)}, [self.train[row] for row in rows])
+
+    def sums(self, batch: loop.Batch, part: np.ndarray) -> dict[str, paddle.Tensor]:
+        """Return the loss summed over a part of the batch."""
+        inputs, labels = self.encode([batch.content[place] for place in part])
+        return {"loss": self.model.loss(self.model(**inputs), labels) * len(part)}
+
+    def describe(self, batch: loop.Batch) -> list[str]:
+        """Return the examples as text."""
+        return [str(example) for example in batch.content]
 
     def encode(
         self, examples: list[glue.Example]
@@ -200,11 +233,15 @@ class Trainer:
 
         return loop.evaluating(self.model, run)
 
-    def evaluate(self, dev: list[glue.Example]) -> dict[str, float]:
+    def evaluate(self, dev: list[glue.Example] | None = None) -> dict[str, float]:
         """Return the task's metrics and the mean loss on labeled examples.
 
         The task's own metric comes first. Predicted scores (sts-b) are clipped to [0, 5].
+
+        Args:
+            dev: the examples; None: those of the run.
         """
+        dev = self.dev if dev is None else dev
         logits, labels = self.predict(dev), np.array([example.label for example in dev])
         regression = logits.shape[1] == 1
         guesses = np.clip(logits[:, 0], 0, 5) if regression else logits.argmax(1)
@@ -222,9 +259,19 @@ def _check(config: GlueConfig) -> None:
     if config.task_name not in glue.TASKS:
         raise ValueError(f"task_name={config.task_name!r}: choose one of {', '.join(glue.TASKS)}")
     optim.schedule(config.scheduler_type)
-    positive = ("batch_size", "logging_steps", "save_steps", "learning_rate", "num_train_epochs")
-    for name in (*positive, "max_seq_length"):
+    for name in (
+        "batch_size",
+        "gradient_accumulation_steps",
+        "logging_steps",
+        "save_steps",
+        "learning_rate",
+        "num_train_epochs",
+        "max_seq_length",
+    ):
         if getattr(config, name) <= 0:
             raise ValueError(f"{name}={getattr(config, name)}: must be positive")
+    loop.check_options(
+        config.keep_checkpoints, config.gradient_accumulation_steps, config.batch_size
+    )
     if not 0 < config.layer_lr_decay <= 1:
         raise ValueError(f"layer_lr_decay={config.layer_lr_decay}: must be above 0 and at most 1")

@@ -50,7 +50,22 @@ def cosine_warmup(step: int, total: int, warmup: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * part))
 
 
-SCHEDULES = {"linear": linear_warmup, "cosine": cosine_warmup}
+def linear_tf(step: int, total: int, warmup: int) -> float:
+    """Factor of the authors' TensorFlow code: decay from the first update on, times the rise.
+
+    Args:
+        step: finished updates s.
+        total: updates T at which the factor reaches 0.
+        warmup: updates w of the rise.
+
+    Returns:
+        (1 - s/T)·min(1, s/w), never below 0; its peak is 1 - w/T, not 1.
+    """
+    _check_schedule(step, total, warmup)
+    return max(0.0, 1.0 - step / total) * (min(1.0, step / warmup) if warmup else 1.0)
+
+
+SCHEDULES = {"linear": linear_warmup, "cosine": cosine_warmup, "linear_tf": linear_tf}
 
 
 def _check_schedule(step: int, total: int, warmup: int) -> None:

@@ -1,41 +1,51 @@
-"""Pretraining as ELECTRA does it: a generator corrupts text, a discriminator finds what it did."""
+"""The command `pretrain`: its options, its text and vocabulary, and what it leaves behind."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import paddle
-from sklearn.metrics import roc_auc_score
 
 from convbert import runtime
 from convbert.config import SIZES, ConvBertConfig
 from convbert.data import corpus, sources
 from convbert.heads import ConvBertForPreTraining
+from convbert.results import write_json
 from convbert.tokenizer import ConvBertTokenizer
-from convbert.train import loop, optim
-
-_EVALUATION = 7  # key of the masks used for evaluation, the same at every evaluation
+from convbert.train import checkpoint, electra, loop, optim, parallel
+from convbert.train.electra import Trainer
+from convbert.train.log import announce
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """Options of `convbert pretrain`; names as in earlier ConvBERT reproductions on Paddle."""
 
-    output_dir: str  # folder for log.jsonl, results.json and final/
+    output_dir: str  # folder for log.jsonl, results.json, step-…/, best/ and final/
+    model_type: str = "convbert"  # the only choice
     model_name_or_path: str = (
-        "convbert-small"  # a size: convbert-tiny, -small, -medium-small, -base
+        "convbert-small"  # convbert-tiny, -small, -medium-small, -base; or a checkpoint to resume
     )
     input_dir: str = ""  # folder with train.txt and valid.txt; empty: found as the data README says
     vocab_file: str = ""  # vocab.txt; empty: BERT's, or for convbert-tiny one trained on the text
     max_seq_length: int = 128  # tokens of an example
+    objective: str = "electra"  # electra; mlm: no discriminator; uniform: no generator
     mask_prob: float = 0.15  # share of the tokens that the generator replaces
-    train_batch_size: int = 96  # examples of one step
+    mask_scheme: str = "electra"  # electra: 85 % [MASK]; bert: 80 %, and 10 % random words
+    share: str = "all"  # embeddings that both networks share: all, words or none
+    generator_conv: str = ""  # conv_type of the generator; empty: as the discriminator's
+    temperature: float = 1.0  # of the generator's softmax in sampling
+    disallow_correct: bool = False  # never sample the original token
+    gen_weight: float = 1.0  # weight of the generator's loss
+    disc_weight: float = 50.0  # weight of the discriminator's loss
+    train_batch_size: int = 96  # examples of one step on each device
+    gradient_accumulation_steps: int = 1  # compute a batch in so many parts, to save memory
     eval_batch_size: int = 96  # examples of one evaluation batch
     eval_examples: int = 512  # held-out examples to evaluate on
     learning_rate: float = 5e-4  # peak
+    schedule: str = "linear"  # linear, linear_tf (the authors' code) or cosine
     weight_decay: float = 0.01  # not on biases and LayerNorms
     adam_epsilon: float = 1e-6  # added to the root of Adam's second moment
     adam_beta2: float = 0.999  # decay of Adam's second moment
@@ -44,206 +54,85 @@ class PretrainConfig:
     max_steps: int = -1  # > 0 overrides epochs
     warmup_steps: int = 10000  # steps of rising learning rate
     logging_steps: int = 100  # log the loss every so many steps
+    save_steps: int = 1000  # write a checkpoint every so many steps
+    keep_checkpoints: int = 2  # newest checkpoints to keep, at least 2
     eval_steps: int = 0  # evaluate every so many steps; 0: at the end only
-    gen_weight: float = 1.0  # weight of the generator's loss
-    disc_weight: float = 50.0  # weight of the discriminator's loss
+    resume: bool = False  # continue the newest checkpoint of output_dir, if there is one
+    init_from_ckpt: bool = False  # like resume, from the checkpoint that model_name_or_path names
     dropout: float = 0.1  # of hidden states and attention, in both networks
     conv_type: str = "sdconv"  # "noconv": the same model with attention heads only
     seed: int = 42  # of weights, order, masks, samples and dropout
     device: str = "auto"  # auto, cpu or gpu
     precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
+    use_amp: bool = False  # the same as precision=float16
+    eager_run: str = ""  # accepted for old command lines; changes nothing
+
+    @property
+    def precision_name(self) -> str:
+        """The precision asked for, by either option."""
+        return "float16" if self.use_amp else self.precision
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint that `model_name_or_path` names; None if it names a size."""
+        path = Path(self.model_name_or_path)
+        if self.model_name_or_path in SIZES or not path.is_dir():
+            return None
+        return path if path.name.startswith("step-") else checkpoint.newest(path)
+
+    @property
+    def size(self) -> str:
+        """The model's size by name, as given or as the checkpoint has it."""
+        if self.checkpoint is None:
+            return self.model_name_or_path
+        return str(checkpoint.read_state(self.checkpoint)["fingerprint"]["size"])
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Pretrain and write `log.jsonl`, `results.json` and `final/` under the output folder.
+    """Pretrain and write log, results, checkpoints, `best/` and `final/` to the output folder.
 
     Returns:
         `final/`, a directory that `from_pretrained` reads.
 
     Raises:
-        ValueError: an option without meaning.
+        ValueError: an option without meaning, or a checkpoint of another run.
         FileNotFoundError: text or vocabulary is missing.
+        FileExistsError: the output folder holds an unfinished run, and `resume` is off.
     """
+    config = replace(config, resume=config.resume or config.init_from_ckpt)
     _check(config)
     output, device = Path(config.output_dir), runtime.set_device(config.device)
+    loop.refuse_unfinished(output, config.resume)
     train_file, valid_file = text_files(config)
     tokenizer = make_tokenizer(config, train_file)
     length = config.max_seq_length
     train, valid = (
         corpus.pack_file(file, tokenizer, length, config.seed) for file in (train_file, valid_file)
     )
-    per_epoch = len(train) / config.train_batch_size
+    batch = config.train_batch_size * parallel.world()
+    per_epoch = len(train) / batch
     steps = (
         config.max_steps
         if config.max_steps > 0
         else max(1, round(config.num_train_epochs * per_epoch))
     )
-    loop.announce(
+    announce(
         text=f"{train_file}: {len(train)} examples of {length} tokens; {len(valid)} held out",
         vocabulary=f"{tokenizer.vocab_size} entries",
-        steps=f"{steps} of {config.train_batch_size} examples, {steps / per_epoch:.2f} epochs",
-        device=f"{device}, {runtime.choose_precision(config.precision).name}",
+        steps=f"{steps} of {batch} examples, {steps / per_epoch:.2f} epochs",
+        device=f"{device}, {runtime.choose_precision(config.precision_name).name}",
+        **({"eager_run": "ignored; training is always eager"} if config.eager_run else {}),
     )
-    (output / "results.json").unlink(missing_ok=True)  # its presence says that a run ended
     paddle.seed(config.seed)
-    model = ConvBertForPreTraining(model_config(config, tokenizer))
+    model = electra.make_model(config, model_config(config, tokenizer))
     trainer = Trainer(model, tokenizer, train, valid, config, steps)
-    with loop.Log(output, steps, "pretrain") as log:
-        trainer.run(log)
-    results = {"steps": steps, "options": asdict(config), **trainer.evaluate(), **trainer.nulls()}
-    model.save_pretrained(output / "final")
-    tokenizer.save_pretrained(output / "final")
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    progress = loop.train(trainer, trainer.plan())
+    results = {"steps": steps, "options": asdict(config), **progress.last}
+    del results["step"]
+    if parallel.rank() == 0:
+        trainer.save(output / "final")
+        write_json(output / "results.json", results | {"best": progress.best})
     return output / "final"
-
-
-class Trainer:
-    """One pretraining run: model, data, optimizer, and the steps."""
-
-    def __init__(
-        self,
-        model: ConvBertForPreTraining,
-        tokenizer: ConvBertTokenizer,
-        train: corpus.Examples,
-        valid: corpus.Examples,
-        config: PretrainConfig,
-        steps: int,
-    ) -> None:
-        """Keep everything and make the optimizer."""
-        self.model, self.tokenizer, self.config, self.steps = model, tokenizer, config, steps
-        self.train, self.valid = train, valid
-        self.precision = runtime.choose_precision(config.precision)
-        self.scaler = runtime.grad_scaler(self.precision)
-        self.optimizer = optim.adamw(
-            model,
-            config.learning_rate,
-            config.weight_decay,
-            adam_epsilon=config.adam_epsilon,
-            max_grad_norm=config.max_grad_norm,
-            beta2=config.adam_beta2,
-        )
-
-    def run(self, log: loop.Log) -> None:
-        """Take all steps."""
-        config, warmup = self.config, min(self.config.warmup_steps, self.steps)
-        self.model.train()
-        for step in range(self.steps):
-            runtime.seed_step(config.seed, step)
-            rows = self.rows(step)
-            batch = corpus.mask_batch(
-                self.train, rows, self.tokenizer, (config.seed, step), config.mask_prob
-            )
-            with runtime.autocast(self.precision):
-                generator, discriminator = self.losses(batch)
-            loss = config.gen_weight * generator + config.disc_weight * discriminator
-            rate = config.learning_rate * optim.linear_warmup(step, self.steps, warmup)
-            value = loop.update(loss, self.optimizer, rate, step, self.scaler)
-            log.advance(len(rows))
-            done = step + 1
-            if done == 1 or done % config.logging_steps == 0 or done == self.steps:
-                parts = {
-                    "generator_loss": float(generator),
-                    "discriminator_loss": float(discriminator),
-                }
-                log.write(done, loss=value, **parts, lr=rate)
-            if config.eval_steps and done % config.eval_steps == 0 and done < self.steps:
-                log.write(done, **self.evaluate())
-
-    def rows(self, step: int) -> np.ndarray:
-        """Return the examples of one step: a slice of the endless sequence of shuffled epochs."""
-        size, count = self.config.train_batch_size, len(self.train)
-        places = np.arange(step * size, (step + 1) * size)
-        orders = {
-            e: corpus.epoch_order(count, self.config.seed, e)
-            for e in set((places // count).tolist())
-        }
-        return np.array([orders[place // count][place % count] for place in places])
-
-    def losses(self, batch: corpus.MaskedBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Return the generator's mean loss per position, the discriminator's per token."""
-        output = self.forward(batch)
-        labels, weights = paddle.to_tensor(batch.labels), paddle.to_tensor(batch.weights)
-        sums = self.model.loss(output, labels, weights)
-        return (
-            sums.generator_sum / paddle.clip(sums.generator_count, min=1.0),
-            sums.discriminator_sum / paddle.clip(sums.discriminator_count, min=1.0),
-        )
-
-    def forward(self, batch: corpus.MaskedBatch):
-        """Run both networks on a batch of arrays."""
-        ids, types, mask, masked, positions, weights, uniform = map(paddle.to_tensor, batch)
-        return self.model(ids, masked, positions, weights, uniform, types, mask)
-
-    def evaluate(self) -> dict[str, float]:
-        """Measure on held-out text, with every chosen position masked.
-
-        Returns:
-            mlm_loss (nats) and mlm_accuracy of the generator; rtd_auc of the discriminator on the
-            generator's replacements, and rtd_auc_unigram on replacements drawn from the words'
-            frequencies, which are the same for every model.
-        """
-        return loop.evaluating(self.model, self._evaluate)
-
-    def _evaluate(self) -> dict[str, float]:
-        size = self.config.eval_batch_size
-        rows = np.arange(min(self.config.eval_examples, len(self.valid)))
-        loss, right, count = 0.0, 0.0, 0.0
-        own: list[tuple[np.ndarray, np.ndarray]] = []
-        unigram: list[tuple[np.ndarray, np.ndarray]] = []
-        for start in range(0, len(rows), size):
-            batch = corpus.mask_batch(
-                self.valid,
-                rows[start : start + size],
-                self.tokenizer,
-                (_EVALUATION, start),
-                self.config.mask_prob,
-                visible=0.0,
-            )
-            output = self.forward(batch)
-            sums = self.model.loss(
-                output, paddle.to_tensor(batch.labels), paddle.to_tensor(batch.weights)
-            )
-            guesses = output.generator_logits.argmax(-1).numpy()
-            loss += float(sums.generator_sum)
-            right += float(((guesses == batch.labels) * batch.weights).sum())
-            count += float(batch.weights.sum())
-            own.append(_judged(output.discriminator_logits, output.replaced, batch.mask))
-            unigram.append(self._judge_unigram(batch))
-        return {
-            "mlm_loss": loss / count,
-            "mlm_accuracy": right / count,
-            "rtd_auc": _auc(own),
-            "rtd_auc_unigram": _auc(unigram),
-        }
-
-    def _judge_unigram(self, batch: corpus.MaskedBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Judge text in which chosen positions hold words drawn by frequency."""
-        fakes = np.searchsorted(np.cumsum(self.frequencies()), batch.uniform, "right")  # [B, N]
-        fakes = np.where(batch.weights > 0, fakes, batch.labels)
-        corrupted = batch.ids.copy()
-        np.put_along_axis(corrupted, batch.positions, fakes, 1)
-        types, mask = paddle.to_tensor(batch.types), paddle.to_tensor(batch.mask)
-        logits = self.model.discriminator(paddle.to_tensor(corrupted), types, mask)
-        return _judged(logits, paddle.to_tensor(corrupted != batch.ids), batch.mask)
-
-    def frequencies(self) -> np.ndarray:
-        """Return each word's share of the training text [V], special tokens and [PAD] at 0."""
-        counts = self.train.token_counts(self.tokenizer.vocab_size)
-        special = ("pad", "cls", "sep", "mask", "unk")
-        counts[[getattr(self.tokenizer, f"{name}_token_id") for name in special]] = 0
-        return counts / counts.sum()
-
-    def nulls(self) -> dict[str, float]:
-        """Return what a guesser by word frequency alone reaches on the held-out text."""
-        share = np.maximum(self.frequencies(), 1e-6)
-        rows = np.arange(min(self.config.eval_examples, len(self.valid)))
-        key = (_EVALUATION, 0)
-        batch = corpus.mask_batch(self.valid, rows, self.tokenizer, key, self.config.mask_prob)
-        labels = batch.labels[batch.weights > 0]
-        return {
-            "null_mlm_loss": float(-np.log(share[labels]).mean()),
-            "null_mlm_accuracy": float((labels == share.argmax()).mean()),
-        }
 
 
 def guess_word(
@@ -276,19 +165,6 @@ def guess_word(
     }
 
 
-def _judged(
-    logits: paddle.Tensor, replaced: paddle.Tensor, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    inside = mask > 0
-    return replaced.numpy()[inside] > 0, logits.numpy()[inside]
-
-
-def _auc(judged: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Area under the ROC curve: how often a replaced token scores above an original one."""
-    truth, scores = (np.concatenate(part) for part in zip(*judged, strict=True))
-    return float(roc_auc_score(truth, scores))
-
-
 def text_files(config: PretrainConfig) -> tuple[Path, Path]:
     """Return the training and the held-out text."""
     if not config.input_dir:
@@ -307,16 +183,16 @@ def make_tokenizer(config: PretrainConfig, train_file: Path) -> ConvBertTokenize
     """Return the tokenizer of a run: a given vocabulary, BERT's, or one trained on the text."""
     if config.vocab_file:
         return ConvBertTokenizer(config.vocab_file)
-    if config.model_name_or_path != "convbert-tiny":
-        return ConvBertTokenizer.from_pretrained(config.model_name_or_path)
-    size = ConvBertConfig.named(config.model_name_or_path).vocab_size
+    if config.size != "convbert-tiny":
+        return ConvBertTokenizer.from_pretrained(config.size)
+    size = ConvBertConfig.named(config.size).vocab_size
     return ConvBertTokenizer.train([train_file], vocab_size=size)
 
 
 def model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBertConfig:
     """Return the discriminator's configuration of a run."""
     return ConvBertConfig.named(
-        config.model_name_or_path,
+        config.size,
         vocab_size=tokenizer.vocab_size,
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
@@ -326,17 +202,27 @@ def model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBe
 
 def _check(config: PretrainConfig) -> None:
     """Raise a ValueError for an option without meaning."""
-    if config.model_name_or_path not in SIZES:
-        raise ValueError(
-            f"model_name_or_path={config.model_name_or_path!r}: choose one of {', '.join(SIZES)}"
-        )
+    choices = {
+        "model_type": ("convbert",),
+        "objective": electra.OBJECTIVES,
+        "mask_scheme": tuple(electra.MASK_SCHEMES),
+        "share": ("all", "words", "none"),
+        "schedule": tuple(optim.SCHEDULES),
+    }
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(
+                f"{name}={getattr(config, name)!r}: choose one of {', '.join(allowed)}"
+            )
     for name in (
         "train_batch_size",
         "eval_batch_size",
         "eval_examples",
         "logging_steps",
+        "save_steps",
         "learning_rate",
         "num_train_epochs",
+        "temperature",
     ):
         if getattr(config, name) <= 0:
             raise ValueError(f"{name}={getattr(config, name)}: must be positive")
@@ -344,3 +230,22 @@ def _check(config: PretrainConfig) -> None:
         raise ValueError(f"max_seq_length={config.max_seq_length}: must be at least 8")
     if not 0 < config.mask_prob < 1:
         raise ValueError(f"mask_prob={config.mask_prob}: must be between 0 and 1")
+    if config.use_amp and config.precision not in ("auto", "float16"):
+        raise ValueError(f"precision={config.precision!r}: contradicts use_amp, which is float16")
+    loop.check_options(
+        config.keep_checkpoints, config.gradient_accumulation_steps, config.train_batch_size
+    )
+    _check_start(config)
+
+
+def _check_start(config: PretrainConfig) -> None:
+    """Raise a ValueError if `model_name_or_path` names neither a size nor what can be resumed."""
+    name, start = config.model_name_or_path, config.checkpoint
+    if name not in SIZES and not start:
+        raise ValueError(f"model_name_or_path={name!r}: choose one of {', '.join(SIZES)}")
+    if start and not config.resume:
+        raise ValueError(f"model_name_or_path={name!r}: add --resume to continue this checkpoint")
+    if start and (damage := checkpoint.find_damage(start)):
+        raise ValueError(f"{start} is no valid checkpoint: {damage}")
+    if config.init_from_ckpt and not start:
+        raise ValueError(f"init_from_ckpt: model_name_or_path={name!r} is no checkpoint's folder")
