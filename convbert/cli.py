@@ -36,6 +36,9 @@ COMMANDS = {
         "pretrain",
     ),
     "glue": Command("fine-tune on a task", "convbert.train.glue", "GlueConfig", "finetune"),
+    "squad": Command(
+        "fine-tune on questions, or answer them", "convbert.train.squad", "SquadConfig", "squad"
+    ),
     "score squad": Command(
         "score SQuAD predictions", "convbert.metrics.command", "SquadScoreConfig", "score_squad"
     ),

@@ -6,7 +6,6 @@ and makes folders in the home directory, none of which a collection of tests sho
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,20 +25,6 @@ CONFIGS = {
         "convbert-medium-small", num_hidden_layers=2, vocab_size=500
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def paddlenlp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Import PaddleNLP with another home directory, and take its log handler off again."""
-    home = tmp_path_factory.mktemp("home")
-    handlers = list(logging.getLogger().handlers)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HOME", "PPNLP_HOME", "HF_HOME", "HUB_HOME", "XDG_CACHE_HOME"):
-            patch.setenv(name, str(home))
-        import paddlenlp.transformers
-
-        yield paddlenlp.transformers
-    logging.getLogger().handlers[:] = handlers
 
 
 def their_model(library: Any, config: ConvBertConfig) -> Any:
