@@ -19,8 +19,8 @@ def pretraining(scale: Scale) -> dict[str, Any]:
 
     The paper's recipe (ELECTRA's: learning rate 5e-4 small, 2e-4 base, 10,000 warm-up steps) is
     made for a million steps. A tiny model with some thousand steps needs a higher rate, a short
-    warm-up, no dropout, many small batches, and a smaller epsilon: clipping to norm 1 leaves gradients so small that
-    1e-6 would keep the discriminator from learning. Its weight of 50 stays.
+    warm-up, no dropout, many small batches, and a smaller epsilon: clipping to norm 1 leaves
+    gradients so small that 1e-6 would keep the discriminator from learning. Its weight of 50 stays.
     """
     tiny = scale.model == "convbert-tiny"
     steps = scale.pretrain_steps
