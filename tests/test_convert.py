@@ -11,7 +11,6 @@ import foreign_files as foreign
 import numpy as np
 import paddle
 import pytest
-import test_weights_tensorflow as tf_files
 from safetensors.numpy import load_file
 from support import randomize, small_config, token_ids
 from test_tokenizer import CLEAN, MISREAD, needs_data
@@ -149,28 +148,6 @@ def test_one_parameter_under_two_names_is_refused(tmp_path: Path):
     (tmp_path / huggingface.WEIGHTS).unlink()
     with pytest.raises(ValueError, match=r"classifier\.bias is there under two names"):
         type(model).from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("ending", ["", ".index", None])
-def test_tensorflows_files(ending: str | None, tmp_path: Path, capsys: Any):
-    """By prefix, by index file and by folder, without config.json."""
-    tokens = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(56))]
-    model = randomize(heads.ConvBertForPreTraining(small_config(generator_fraction=0.5)))
-    (tmp_path / "source").mkdir()
-    ConvBertTokenizer(tokens).save_pretrained(tmp_path / "source")
-    prefix = tf_files.write(tmp_path / "source" / "model.ckpt-1", tf_files.to_tensorflow(model))
-    source = prefix.parent if ending is None else Path(f"{prefix}{ending}")
-    again = heads.ConvBertForPreTraining.from_pretrained(source)
-    assert same(again, model)
-    assert same(ConvBertModel.from_pretrained(source), model.discriminator.convbert)
-    assert convert(source, tmp_path / "target") == 0
-    said = capsys.readouterr().out
-    assert "tensorflow layout, 110 arrays, ConvBertForPreTraining" in said
-    target = tmp_path / "target"
-    assert same(heads.ConvBertDiscriminator.from_pretrained(target), model.discriminator)
-    generator = heads.ConvBertForMaskedLM.from_pretrained(target / "generator")
-    assert same(generator, model.generator)
-    assert ConvBertTokenizer.from_pretrained(target).vocabulary == tokens
 
 
 # --- PaddleNLP's configuration and pooler -------------------------------------------------------

@@ -22,11 +22,25 @@ class Array(NamedTuple):
     read: Callable[[], np.ndarray]  # its values; those of BF16 as their 16 bits, uint16
 
     def values(self) -> np.ndarray:
-        """Read the array as float32."""
+        """Read the array as float32, in one piece."""
         values = self.read()
         if self.dtype == "BF16":  # the upper half of a float32
-            return (values.astype("uint32") << 16).view("float32")
-        return values.astype("float32", copy=False)
+            values = (np.ascontiguousarray(values).astype("uint32") << 16).view("float32")
+        return _in_one_piece(values.astype("float32", copy=False))
+
+
+def _in_one_piece(array: np.ndarray) -> np.ndarray:
+    """Return an array whose rows follow each other in memory.
+
+    A transposed matrix is copied in strips: as a whole it takes six times as long, because each
+    number comes from another line of the processor's cache.
+    """
+    if array.ndim != 2 or array.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    copy = np.empty(array.shape, array.dtype)
+    for start in range(0, array.shape[1], 64):
+        copy[:, start : start + 64] = array[:, start : start + 64]
+    return copy
 
 
 def of_numpy(array: np.ndarray) -> Array:

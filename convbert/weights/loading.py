@@ -161,7 +161,7 @@ def assign(
         raise ValueError(f"{source} does not fit {title}: {'; '.join(problems)}")
     given.clear()
     for name in list(arrays):
-        wanted[name].set_value(np.ascontiguousarray(arrays.pop(name).values()))
+        wanted[name].set_value(arrays.pop(name).values())
     if kept:
         print(f"{title}: new, randomly initialized: {', '.join(kept)}")
     if left_out or ignored:

@@ -22,7 +22,7 @@ import numpy as np
 from convbert.weights.arrays import Array
 
 # Generator and discriminator of the base size take about 50,000 instructions.
-MOST_INSTRUCTIONS = 500_000
+MOST_INSTRUCTIONS = 200_000
 
 NDARRAY, DTYPE, ENCODE = "numpy.ndarray", "numpy.dtype", "_codecs.encode"
 RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
@@ -169,6 +169,11 @@ class _Views(mmap.mmap):
         self.seek(start + len(content))
         return content if len(content) > 1024 else bytes(content)
 
+    def forget(self) -> None:
+        """Let go of the pages read so far; they would count as this process's memory."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.madvise(mmap.MADV_DONTNEED)
+
 
 def read_pdparams(path: Path) -> dict[str, Array]:
     """Describe the arrays of a `.pdparams` file, as `paddle.save` writes state dicts.
@@ -213,7 +218,11 @@ def _ndarray(value: Any) -> Array:
 
     def read() -> np.ndarray:
         content = data.encode("latin1") if isinstance(data, str) else data
-        return np.frombuffer(content, f"<{kind}").reshape(shape, order=order)
+        array = np.frombuffer(content, f"<{kind}").reshape(shape, order=order)
+        if isinstance(data, memoryview) and isinstance(data.obj, _Views):
+            array = array.copy()
+            data.obj.forget()
+        return array
 
     return Array(_KINDS[kind], shape, read)
 
