@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from support import assert_close, randomize, small_config
 
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizer
-from convbert.data import corpus
+from convbert.data import corpus, shards
+from convbert.data.corpus_job import CorpusConfig, make_corpus
 from convbert.heads import ConvBertForPreTraining
 from convbert.tokenizer import SPECIAL_TOKENS
 from convbert.train import electra, loop, optim, pretrain
@@ -242,11 +243,34 @@ def test_values_without_meaning(option: str, value, message: str, text: Path, tm
 def test_missing_text_is_named(name: str, text: Path, tmp_path: Path):
     for other in {"train.txt", "valid.txt"} - {name}:
         (tmp_path / other).write_text((text / other).read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match=f"{name} not found: one sentence per line"):
+    with pytest.raises(FileNotFoundError, match=f"{name} not found"):
         pretrain.pretrain(tiny(tmp_path / "out", tmp_path))
     with pytest.raises(FileNotFoundError, match=r"nowhere/train\.txt"):
         pretrain.pretrain(tiny(tmp_path / "out", tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
+
+
+def test_other_forms_of_text(text: Path, tmp_path: Path):
+    """A file with a text per line, and token shards with a vocabulary of their own."""
+    (tmp_path / "in").mkdir()
+    lines = [line for line in (text / "train.txt").read_text(encoding="utf-8").splitlines() if line]
+    (tmp_path / "in" / "train.data").write_text("\n".join(lines), encoding="utf-8")
+    config = tiny(tmp_path / "out", tmp_path / "in", max_steps=2)
+    pretrain.pretrain(config)
+    manifest = shards.read_manifest(tmp_path / "out" / "corpus")
+    assert manifest["train"]["examples"] > 50 * manifest["valid"]["examples"] > 0
+    with pytest.raises(ValueError, match=r"input_dir=.*: train\.data is not plain text"):
+        pretrain.text_files(config)
+    folder = make_corpus(
+        CorpusConfig(
+            str(tmp_path / "shards"), [str(text / "train.txt")], train_vocab=300, max_seq_length=32
+        )
+    )
+    config = tiny(tmp_path / "out2", folder, max_steps=2)
+    final = pretrain.pretrain(config)
+    assert ConvBertTokenizer.from_pretrained(final).vocab_size == 300
+    with pytest.raises(ValueError, match=r"max_seq_length=64: .* holds examples of 32"):
+        pretrain.pretrain(replace(config, output_dir=str(tmp_path / "out3"), max_seq_length=64))
 
 
 def test_published_sizes_need_a_vocabulary(text: Path, tmp_path: Path, monkeypatch):

@@ -72,13 +72,7 @@ def test_rows_are_what_was_written(tmp_path_factory, units, random):
     if rows:  # the same as in memory
         packed = corpus.Packed(*found.rows(np.arange(len(rows))))
         assert packed.token_counts(60).tolist() == counts
-    held = shards.Shards(found.folder, "valid")
-    assert len(held) == len(rows)
-    assert (
-        held.fingerprint != found.fingerprint
-        or all(len(u) < 2 for u in units)
-        or ([u[::-1] for u in units] == units)
-    )
+    assert len(shards.Shards(found.folder, "valid")) == len(rows)
 
 
 def some(count: int = 3000) -> list[corpus.Example]:

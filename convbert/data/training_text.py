@@ -27,8 +27,8 @@ def find(input_dir: str) -> Path:
             break
     else:
         raise FileNotFoundError(
-            f"{folder} holds no token shards (of convbert corpus), no train.data (a text per line) "
-            "and no train.txt with valid.txt (a sentence per line, blank lines between documents)"
+            f"{folder / 'train.txt'} not found (a sentence per line, a blank line between "
+            "documents), nor train.data (a text per line), nor shards of convbert corpus"
         )
     if name == "train.txt" and not (folder / "valid.txt").is_file():
         raise FileNotFoundError(f"{folder / 'valid.txt'} not found: held-out text for train.txt")

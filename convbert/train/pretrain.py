@@ -10,7 +10,7 @@ import paddle
 
 from convbert import runtime
 from convbert.config import SIZES, ConvBertConfig
-from convbert.data import corpus, sources
+from convbert.data import shards, training_text
 from convbert.heads import ConvBertForPreTraining
 from convbert.results import write_json
 from convbert.tokenizer import ConvBertTokenizer
@@ -28,8 +28,11 @@ class PretrainConfig:
     model_name_or_path: str = (
         "convbert-small"  # convbert-tiny, -small, -medium-small, -base; or a checkpoint to resume
     )
-    input_dir: str = ""  # folder with train.txt and valid.txt; empty: found as the data README says
-    vocab_file: str = ""  # vocab.txt; empty: BERT's, or for convbert-tiny one trained on the text
+    # folder with token shards (of convbert corpus), train.data, or train.txt and valid.txt;
+    # empty: text found as the data README says
+    input_dir: str = ""
+    # vocab.txt; empty: the shards', else BERT's, for convbert-tiny one trained on the text
+    vocab_file: str = ""
     max_seq_length: int = 128  # tokens of an example
     objective: str = "electra"  # electra; mlm: no discriminator; uniform: no generator
     mask_prob: float = 0.15  # share of the tokens that the generator replaces
@@ -103,11 +106,10 @@ def pretrain(config: PretrainConfig) -> Path:
     _check(config)
     output, device = Path(config.output_dir), runtime.set_device(config.device)
     loop.refuse_unfinished(output, config.resume)
-    train_file, valid_file = text_files(config)
-    tokenizer = make_tokenizer(config, train_file)
-    length = config.max_seq_length
-    train, valid = (
-        corpus.pack_file(file, tokenizer, length, config.seed) for file in (train_file, valid_file)
+    found, length = training_text.find(config.input_dir), config.max_seq_length
+    tokenizer = make_tokenizer(config, found)
+    train, valid = training_text.open_training(
+        found, tokenizer, length, config.seed, output / "corpus"
     )
     batch = config.train_batch_size * parallel.world()
     per_epoch = len(train) / batch
@@ -117,7 +119,7 @@ def pretrain(config: PretrainConfig) -> Path:
         else max(1, round(config.num_train_epochs * per_epoch))
     )
     announce(
-        text=f"{train_file}: {len(train)} examples of {length} tokens; {len(valid)} held out",
+        text=f"{found}: {len(train)} examples of {length} tokens; {len(valid)} held out",
         vocabulary=f"{tokenizer.vocab_size} entries",
         steps=f"{steps} of {batch} examples, {steps / per_epoch:.2f} epochs",
         device=f"{device}, {runtime.choose_precision(config.precision_name).name}",
@@ -166,27 +168,23 @@ def guess_word(
 
 
 def text_files(config: PretrainConfig) -> tuple[Path, Path]:
-    """Return the training and the held-out text."""
-    if not config.input_dir:
-        folder = sources.find("text").path
-    else:
-        folder = Path(config.input_dir)
-    for name in ("train.txt", "valid.txt"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name} not found: one sentence per line, blank line between documents"
-            )
-    return folder / "train.txt", folder / "valid.txt"
+    """Return the training and the held-out text, where the input is such a pair of files."""
+    found = training_text.find(config.input_dir)
+    if found.name != "train.txt":
+        raise ValueError(f"input_dir={config.input_dir!r}: {found.name} is not plain text")
+    return found, found.with_name("valid.txt")
 
 
-def make_tokenizer(config: PretrainConfig, train_file: Path) -> ConvBertTokenizer:
-    """Return the tokenizer of a run: a given vocabulary, BERT's, or one trained on the text."""
+def make_tokenizer(config: PretrainConfig, found: Path) -> ConvBertTokenizer:
+    """Return a run's tokenizer: the given one, the shards' own, BERT's, or one for the text."""
     if config.vocab_file:
         return ConvBertTokenizer(config.vocab_file)
+    if found.name == shards.MANIFEST:
+        return ConvBertTokenizer.from_pretrained(found.parent)
     if config.size != "convbert-tiny":
         return ConvBertTokenizer.from_pretrained(config.size)
     size = ConvBertConfig.named(config.size).vocab_size
-    return ConvBertTokenizer.train([train_file], vocab_size=size)
+    return ConvBertTokenizer.train([found], vocab_size=size)
 
 
 def model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBertConfig:
