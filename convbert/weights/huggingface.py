@@ -195,7 +195,10 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Write beside `path`, then rename; safetensors makes private files, so set the usual mode."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(aside)
+        try:
+            write(aside)
+        except SafetensorError as error:  # its writer reports a full disk this way
+            raise OSError(f"{path} could not be written: {error}") from error
         umask = os.umask(0)
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
