@@ -42,6 +42,12 @@ COMMANDS = {
         "pretrain",
     ),
     "glue": Command("fine-tune on a task", "convbert.train.glue", "GlueConfig", "finetune"),
+    "score squad": Command(
+        "score SQuAD predictions", "convbert.metrics.command", "SquadScoreConfig", "score_squad"
+    ),
+    "score glue": Command(
+        "score GLUE predictions", "convbert.metrics.command", "GlueScoreConfig", "score_glue"
+    ),
     "table": Command(
         "write the tables of the README, or check them", "convbert.tables", "TableConfig", "table"
     ),
@@ -67,10 +73,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     name = "convbert"
     try:
-        command = find_command(arguments)
-        name = f"convbert {arguments[0]}"
+        words = find_command(arguments)
+        command, name = COMMANDS[words], f"convbert {words}"
         module = importlib.import_module(command.module)
-        config = parse(name, getattr(module, command.config), arguments[1:])
+        options = arguments[len(words.split()) :]
+        config = parse(name, getattr(module, command.config), options)
     except UsageError as error:
         return _complain(f"{name}: {error}; see python -m {name} --help", 2)
     try:
@@ -92,8 +99,8 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def find_command(arguments: Sequence[str]) -> Command:
-    """Return the command that the first word names.
+def find_command(arguments: Sequence[str]) -> str:
+    """Return the command that the first word names, or the first two.
 
     Raises:
         UsageError: no word, or an unknown one.
@@ -101,9 +108,13 @@ def find_command(arguments: Sequence[str]) -> Command:
     names = ", ".join(COMMANDS)
     if not arguments:
         raise UsageError(f"no command given; there are {names}")
-    if arguments[0] not in COMMANDS:
-        raise UsageError(f"unknown command {arguments[0]}; {_nearest(arguments[0], COMMANDS)}")
-    return COMMANDS[arguments[0]]
+    for words in (arguments[0], " ".join(arguments[:2])):
+        if words in COMMANDS:
+            return words
+    longer = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    if longer:
+        raise UsageError(f"{arguments[0]} what? There are {', '.join(longer)}")
+    raise UsageError(f"unknown command {arguments[0]}; {_nearest(arguments[0], COMMANDS)}")
 
 
 def parse(name: str, config: type, arguments: Sequence[str]) -> Any:

@@ -196,7 +196,7 @@ def read(source: Source | str | os.PathLike, task: str, split: str) -> list[Exam
         raise ValueError(f"the source holds {source.name}, not {task}")
     split = resolve_split(task, split)
     file = folder / f"{split}.tsv"
-    return _read_file(file, TASKS[task], TASKS[task].splits[split])
+    return read_file(file, TASKS[task], TASKS[task].splits[split])
 
 
 def resolve_split(task: str, split: str) -> str:
@@ -208,8 +208,8 @@ def resolve_split(task: str, split: str) -> str:
     raise ValueError(f"split={split!r}: {task} has {', '.join(splits)}")
 
 
-def _read_file(file: Path, task: Task, layout: Split) -> list[Example]:
-    """Read a file: UTF-8, no quoting, only the line end is stripped."""
+def read_file(file: Path, task: Task, layout: Split) -> list[Example]:
+    """Read a file in a split's layout: UTF-8, no quoting, only the line end is stripped."""
     examples, broken = [], []
     with open(file, encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
@@ -232,12 +232,12 @@ def _read_file(file: Path, task: Task, layout: Split) -> list[Example]:
 
 def _example(fields: list[str], task: Task, layout: Split, where: str) -> Example:
     text_b = None if layout.text_b is None else fields[layout.text_b]
-    label = None if layout.label is None else _label(fields[layout.label], task.labels, where)
+    label = None if layout.label is None else parse_label(fields[layout.label], task.labels, where)
     return Example(fields[layout.text_a], text_b, label)
 
 
-def _label(text: str, labels: tuple[str, ...] | None, where: str) -> int | float:
-    """Return the index of a label, or the score."""
+def parse_label(text: str, labels: tuple[str, ...] | None, where: str) -> int | float:
+    """Return the index of a label as written in a file, or the score; `where` is for messages."""
     if labels is not None:
         if text not in labels:
             raise ValueError(f"{where}: expected a label of {', '.join(labels)}, found {text!r}")
