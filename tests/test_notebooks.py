@@ -70,6 +70,8 @@ def violations(name: str, nb) -> list[str]:
     after = [cell for cell in nb.cells if cell.cell_type == "code"][1:2]
     if begins != after:
         found.append(f'lab.begin("{name}", SCALE, OUTPUT_DIR, …) once, in the second code cell')
+    if "from convbert" not in "".join(cell.source for cell in begins).split("import paddle")[0]:
+        found.append("Paddle is imported before convbert, which sets its threads")
     for number, cell in enumerate(nb.cells, start=1):
         check = code_violations if cell.cell_type == "code" else text_violations
         found += [f"cell {number}: {message}" for message in check(cell)]
@@ -187,6 +189,7 @@ def set_ids(nb):
 
 
 BROKEN_RULES = {
+    "Paddle is imported before": edit(2, "from convbert", "import paddle\nfrom convbert"),
     "41 cells": lambda nb: nb.cells.extend(code("x = 1") for _ in range(37)),
     "16 lines": add("x = 1\n" * 16),
     "ids of their own": set_ids,
