@@ -190,7 +190,7 @@ def test_the_two_versions_of_qnli_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize("name", ["msr_paraphrase_test.txt", "test.tsv"])
 def test_mrpc_has_a_raw_test_file_with_labels(tmp_path, name):
-    """As distributed by its authors: a byte order mark, CRLF, and the label in place of the index."""
+    """As its authors give it: a byte order mark, CRLF, the label in place of the index."""
     rows = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", '1\t1\t2\tHe said " no "\tHe denied']
     content = "\ufeff" + "\r\n".join(rows) + "\r\n"
     (tmp_path / name).write_bytes(content.encode())
