@@ -42,6 +42,15 @@ COMMANDS = {
         "pretrain",
     ),
     "glue": Command("fine-tune on a task", "convbert.train.glue", "GlueConfig", "finetune"),
+    "predict": Command(
+        "predict with a fine-tuned model", "convbert.train.predict", "PredictConfig", "predict"
+    ),
+    "submission": Command(
+        "make the zip for GLUE's leaderboard",
+        "convbert.train.submission",
+        "SubmissionConfig",
+        "submission",
+    ),
     "score squad": Command(
         "score SQuAD predictions", "convbert.metrics.command", "SquadScoreConfig", "score_squad"
     ),
