@@ -147,7 +147,7 @@ def test_other_line_ends_and_encodings_are_refused(folder: Path):
 @pytest.mark.parametrize("wrong", ["cola.tsv", "COLA.tsv", "SST2.tsv", "MNLI.tsv", "QQP.TSV"])
 def test_wrong_names_are_refused(folder: Path, wrong: str):
     (folder / "CoLA.tsv").rename(folder / wrong)
-    with pytest.raises(ValueError, match="CoLA.tsv is missing") as refusal:
+    with pytest.raises(ValueError, match=r"CoLA\.tsv is missing") as refusal:
         leaderboard.check_all(folder)
     assert f"{wrong}: no such file belongs into a submission" in str(refusal.value)
 
