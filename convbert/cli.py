@@ -57,6 +57,15 @@ COMMANDS = {
     "squad": Command(
         "fine-tune on questions, or answer them", "convbert.train.squad", "SquadConfig", "squad"
     ),
+    "predict": Command(
+        "predict with a fine-tuned model", "convbert.train.predict", "PredictConfig", "predict"
+    ),
+    "submission": Command(
+        "make the zip for GLUE's leaderboard",
+        "convbert.train.submission",
+        "SubmissionConfig",
+        "submission",
+    ),
     "score squad": Command(
         "score SQuAD predictions", "convbert.metrics.command", "SquadScoreConfig", "score_squad"
     ),

@@ -51,9 +51,67 @@ def test_ties_get_average_ranks():
     assert scores["pearson"] == pytest.approx(0.998523, abs=1e-6)
 
 
-def test_constant_regression_is_zero_with_a_warning():
-    with pytest.warns(UserWarning, match="constant"):
-        assert glue.score("sts-b", [2.0, 2.0], [0.0, 5.0]) == {"pearson": 0.0, "spearman": 0.0}
+@pytest.mark.parametrize("value", [2.0, 0.1, 1e-300])
+@pytest.mark.parametrize("rows", [1, 2, 10])
+def test_constant_regression_is_zero_with_a_warning(value, rows):
+    """Also where the mean of equal numbers is not exactly that number."""
+    constant, other = [value] * rows, np.linspace(0, 5, rows)
+    for guess, truth in ((constant, other), (other, constant), (constant, constant)):
+        with pytest.warns(UserWarning, match="constant"):
+            assert glue.score("sts-b", guess, truth) == {"pearson": 0.0, "spearman": 0.0}
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_correlations_neither_overflow_nor_depend_on_scale_and_order(scale):
+    rng = np.random.default_rng(0)
+    truth = np.round(rng.uniform(0, 5, 50), 1)  # rounded: some are equal
+    guess = truth + rng.normal(0, 1, 50)
+    expected = glue.score("sts-b", guess, truth)
+    order = rng.permutation(50)
+    found = glue.score("sts-b", guess[order] * scale, truth[order])
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert 0.5 < expected["spearman"] < 1 and expected["spearman"] != expected["pearson"]
+    assert glue.score("sts-b", truth, truth) == pytest.approx({"pearson": 1, "spearman": 1})
+    assert glue.score("sts-b", -truth, truth) == pytest.approx({"pearson": -1, "spearman": -1})
+
+
+def test_correlations_are_computed_in_float64():
+    truth = np.linspace(0, 5, 1500)
+    guess = (1000 + truth * 1e-3).astype("float32")
+    expected = glue.score("sts-b", guess.astype("float64"), truth)
+    assert glue.score("sts-b", guess, truth) == expected
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth", "expected"),
+    [
+        ([0, 0], [0, 0], {"cola": 0.0, "accuracy": 1.0, "f1": 0.0}),
+        ([1, 1], [1, 1], {"cola": 0.0, "accuracy": 1.0, "f1": 1.0}),
+        ([1, 1], [0, 0], {"cola": 0.0, "accuracy": 0.0, "f1": 0.0}),
+        ([0, 0], [1, 1], {"cola": 0.0, "accuracy": 0.0, "f1": 0.0}),
+        ([1], [1], {"cola": 0.0, "accuracy": 1.0, "f1": 1.0}),
+        ([0, 1], [1, 0], {"cola": -1.0, "accuracy": 0.0, "f1": 0.0}),
+    ],
+)
+def test_one_class_only(guess, truth, expected):
+    assert glue.score("cola", guess, truth)["mcc"] == expected["cola"]
+    scores = glue.score("mrpc", guess, truth)
+    assert scores == {name: expected[name] for name in ("accuracy", "f1")}
+
+
+def test_classes_may_be_booleans_or_whole_floats():
+    assert glue.score("cola", [True, False], [1.0, 0.0]) == {"mcc": 1.0}
+
+
+def test_diagnostic_set_by_the_definition():
+    """Multi-class form: correlation of one-hot vectors, each column centered."""
+    rng = np.random.default_rng(1)
+    truth, guess = rng.integers(0, 3, 200), rng.integers(0, 3, 200)
+    guess[:90] = truth[:90]
+    x, y = (np.eye(3)[v] - np.eye(3)[v].mean(0) for v in (guess, truth))
+    expected = (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum())
+    assert glue.score("ax", guess, truth)["mcc"] == pytest.approx(expected, abs=1e-12)
+    assert glue.score("ax", np.zeros(200, int), truth)["mcc"] == 0.0
 
 
 def test_f1_without_positive_predictions_is_zero():
@@ -71,7 +129,14 @@ def test_diagnostic_set_has_three_classes():
         ("colla", [1], [1], "colla"),
         ("cola", [], [], "at least one"),
         ("cola", [1, 0], [1], "labels"),
-        ("sts-b", [1.0, float("nan")], [1.0, 2.0], "prediction 1"),
+        ("sts-b", [1.0, float("nan")], [1.0, 2.0], "prediction 1 is not finite: nan"),
+        ("sts-b", [1.0, 2.0], [float("inf"), 2.0], "label 0 is not finite: inf"),
+        ("cola", [1.0, float("nan")], [1, 0], "prediction 1 is not a class from 0 to 1: nan"),
+        ("mrpc", [1, 0.5], [1, 0], "prediction 1 is not a class from 0 to 1: 0.5"),
+        ("rte", [1, 0], [1, -1], "label 1 is not a class from 0 to 1: -1"),
+        ("mnli", [3, 0], [1, 0], "prediction 0 is not a class from 0 to 2: 3"),
+        ("rte", ["entailment"], ["entailment"], "predictions must be numbers, not .*entailment"),
+        ("cola", [[1, 0]], [[1, 0]], "at least one"),
     ],
 )
 def test_refusals(task, guess, truth, message):

@@ -111,7 +111,7 @@ def _make_glue(name: str, folder: Path) -> None:
         rows = splits[split.replace("dev", "validation")]
         lines = _to_lines(rows, task, layout)
         _expect(f"{name} {split}", layout.rows, len(lines) - layout.header)
-        _write(folder / f"{split}.tsv", "\n".join(lines) + "\n")
+        _write(folder / glue.file_name(name, split), "\n".join(lines) + "\n")
 
 
 def _to_lines(rows: Dataset, task: glue.Task, layout: glue.Split) -> list[str]:

@@ -3,6 +3,7 @@
 The folder named by the environment variable CONVBERT_DATA and the cache have one layout:
 
     glue/SST-2/train.tsv       official GLUE files, a folder per task
+    glue/diagnostic/           the diagnostic set, diagnostic.tsv
     squad/train-v1.1.json      official SQuAD files
     text/train.txt, valid.txt  text to pretrain on: a sentence or paragraph per line,
                                a blank line between documents
@@ -59,10 +60,10 @@ def _glue_layout(task: str) -> Layout:
     single = all(split.text_b is None for split in table.splits.values())
     return Layout(
         f"glue/{table.folder}",
-        {split: f"{split}.tsv" for split in table.splits},
-        needed=("train", glue.resolve_split(task, "dev")),
+        {split: glue.file_name(task, split) for split in table.splits},
+        needed=("test",) if task == "ax" else ("train", glue.resolve_split(task, "dev")),
         note="GLUE benchmark",
-        stand_in="sample/swap" if single else "sample/order",
+        stand_in=None if task == "ax" else "sample/swap" if single else "sample/order",
         on_hub=True,
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -19,92 +19,68 @@ from convbert.heads import ConvBertForSequenceClassification
 from convbert.metrics import glue as metrics
 from convbert.results import write_json
 from convbert.tokenizer import ConvBertTokenizer
-from convbert.train import checkpoint, loop, optim, parallel
+from convbert.train import checkpoint, classify, glue_config, loop, optim, parallel, trials
+from convbert.train.glue_config import GlueConfig
 from convbert.train.log import announce
-
-
-@dataclass(frozen=True)
-class GlueConfig:
-    """Options of `convbert glue`; names as in earlier ConvBERT reproductions on Paddle."""
-
-    task_name: str  # a GLUE task such as sst-2, or sample/swap, sample/order
-    model_name_or_path: str  # checkpoint directory with config.json, model.safetensors, vocab.txt
-    output_dir: str  # folder for log.jsonl, results.json, step-…/, best/ and last/
-    from_scratch: bool = False  # keep the checkpoint's shape and vocabulary, draw new weights
-    train_examples: int = -1  # train on so many randomly chosen examples; -1: all
-    max_seq_length: int = 128  # longer inputs are truncated
-    batch_size: int = 32  # examples of one step on each device
-    gradient_accumulation_steps: int = 1  # compute a batch in so many parts, to save memory
-    learning_rate: float = 1e-4  # peak
-    layer_lr_decay: float = 0.8  # factor of the learning rate per layer, from the top down
-    num_train_epochs: float = 3.0  # passes over the data, unless max_steps is given
-    max_steps: int = -1  # > 0 overrides epochs
-    scheduler_type: str = "linear"  # linear, cosine or linear_tf
-    warmup_steps: int = 0  # > 0 wins over warmup_proportion
-    warmup_proportion: float = 0.1  # part of all steps in which the learning rate rises
-    weight_decay: float = 0.01  # not on biases and LayerNorms
-    adam_epsilon: float = 1e-6  # added to the root of Adam's second moment
-    max_grad_norm: float = 1.0  # clip the global gradient norm; 0: do not clip
-    dropout: float = 0.1  # of hidden states, attention and head
-    logging_steps: int = 100  # log the loss every so many steps
-    save_steps: int = 100  # evaluate, and write checkpoints, every so many steps
-    keep_checkpoints: int = 2  # newest checkpoints to keep, at least 2
-    resume: bool = False  # continue the newest checkpoint of output_dir, if there is one
-    seed: int = 42  # of the head, the subset, the order and dropout
-    device: str = "auto"  # auto, cpu or gpu
-    precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
-
 
 # Options that a resumed run may change, and those that the fingerprint says better.
 _FREE = (
     "model_name_or_path output_dir batch_size gradient_accumulation_steps num_train_epochs "
-    "max_steps logging_steps save_steps keep_checkpoints resume seed device precision"
+    "max_steps logging_steps save_steps keep_checkpoints resume seed device precision num_trials"
 ).split()
 
 
-def finetune(config: GlueConfig) -> dict:
-    """Fine-tune, evaluate on the dev set, write the results.
+def finetune(config: GlueConfig) -> dict[str, Any]:
+    """Fine-tune, evaluate on the dev set, write the results; several times if asked to.
 
     Returns:
         What `results.json` holds: the dev metrics of the last step (`last`) and of the best
-        evaluation (`best`, selected on the dev set itself), and the options.
+        evaluation (`best`, selected on the dev set itself), and the options. Of several trials
+        `last` and `best` are those of the trial with the best evaluation; `mean` and `std` (of
+        the sample) are over all trials.
 
     Raises:
         ValueError: an option without meaning, or a checkpoint that does not fit.
         FileNotFoundError: data or checkpoint is missing.
         FileExistsError: the output folder holds an unfinished run, and `resume` is off.
     """
-    _check(config)
+    glue_config.check(config)
+    optim.schedule(config.scheduler_type)
+    loop.check_options(
+        config.keep_checkpoints, config.gradient_accumulation_steps, config.batch_size
+    )
+    return _run(config) if config.num_trials == 1 else trials.run(config, _run)
+
+
+def _run(config: GlueConfig) -> dict[str, Any]:
+    """Fine-tune once."""
     output, device = Path(config.output_dir), runtime.set_device(config.device)
     loop.refuse_unfinished(output, config.resume)
-    source = sources.find(config.task_name, allow_sample=False)
+    data = read_data(config)
     tokenizer = ConvBertTokenizer.from_pretrained(config.model_name_or_path)
-    train = glue.read(source, config.task_name, "train")
-    if config.train_examples > 0:
-        chosen = corpus.generator(config.seed).permutation(len(train))[: config.train_examples]
-        train = [train[i] for i in chosen]
-    dev = glue.read(source, config.task_name, "dev")
     batch = config.batch_size * parallel.world()
-    per_epoch = math.ceil(len(train) / batch)  # the last batch may be short
+    per_epoch = math.ceil(len(data.train) / batch)  # the last batch may be short
     steps = (
         config.max_steps
         if config.max_steps > 0
         else max(1, round(config.num_train_epochs * per_epoch))
     )
     announce(
-        task=f"{source.name}: {len(train)} training and {len(dev)} dev examples",
+        task=data.note,
+        recipe=glue_config.describe(config),
         start="new weights" if config.from_scratch else config.model_name_or_path,
-        steps=f"{steps} of {batch} examples",
+        steps=f"{steps} of {batch} examples, seed {config.seed}",
         device=f"{device}, {runtime.choose_precision(config.precision).name}",
     )
     paddle.seed(config.seed)
     model = _model(config, labels=len(glue.TASKS[config.task_name].labels or [None]))
-    trainer = Trainer(model, tokenizer, config, steps, train, dev)
+    trainer = Trainer(model, tokenizer, config, steps, data.train, data.dev, data.dev_mismatched)
     progress = loop.train(trainer, trainer.plan())
     last = {name: value for name, value in progress.last.items() if name != "step"}
     results = {
-        "task": source.name,
+        "task": config.task_name,
         "steps": steps,
+        "steps_taken": progress.step,
         "last": last,
         "best": progress.best,
         "options": asdict(config),
@@ -114,6 +90,36 @@ def finetune(config: GlueConfig) -> dict:
         write_json(output / "results.json", results)
         print(json.dumps({"last": last, "best": progress.best}))
     return results
+
+
+class Data(NamedTuple):
+    """The examples of a run."""
+
+    train: list[glue.Example]
+    dev: list[glue.Example]
+    dev_mismatched: list[glue.Example]  # mnli only
+    note: str  # what they are
+
+
+def read_data(config: GlueConfig) -> Data:
+    """Find and read the examples of a run, as its options choose them."""
+    task = config.task_name
+    splits = ["train", *glue.resolve_splits(task, "dev")]
+    source = sources.find(task, splits, allow_sample=False)
+    train, dev, *rest = (glue.read(source, task, split) for split in splits)
+    if config.train_examples > 0:
+        chosen = corpus.generator(config.seed).permutation(len(train))[: config.train_examples]
+        train = [train[i] for i in chosen]
+    if config.double_unordered:
+        train += [glue.Example(e.text_b or "", e.text_a, e.label) for e in train]
+    note = f"{task}: {len(train)} training and {len(dev)} dev examples"
+    if rest:
+        note += f", {len(rest[0])} mismatched"
+    files = {split: glue.find_file(source, task, split) for split in splits}
+    other = [file.name for split, file in files.items() if not glue.is_official(file, task, split)]
+    if task in glue.MD5:
+        note += f"; not the official bytes: {', '.join(other)}" if other else "; official files"
+    return Data(train, dev, rest[0] if rest else [], note)
 
 
 def _model(config: GlueConfig, labels: int) -> ConvBertForSequenceClassification:
@@ -139,10 +145,11 @@ class Trainer:
         steps: int,
         train: Sequence[glue.Example] = (),
         dev: Sequence[glue.Example] = (),
+        dev_mismatched: Sequence[glue.Example] = (),
     ) -> None:
         """Keep everything and make the optimizer."""
         self.model, self.tokenizer, self.config, self.steps = model, tokenizer, config, steps
-        self.train, self.dev = list(train), list(dev)
+        self.train, self.dev, self.dev_mismatched = list(train), list(dev), list(dev_mismatched)
         self.weights = {"loss": 1.0}
         self.optimizer = optim.adamw(
             model,
@@ -174,6 +181,7 @@ class Trainer:
             accumulation=config.gradient_accumulation_steps,
             precision=runtime.choose_precision(config.precision),
             resume=config.resume,
+            patience=config.early_stopping_patience,
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -185,7 +193,7 @@ class Trainer:
             _FREE,
             model=self.model.config.to_dict(),
             start="new" if is_new else checkpoint.describe_file(start)["sha256"],
-            data=checkpoint.hash_text(repr((self.train, self.dev))),
+            data=checkpoint.hash_text(repr((self.train, self.dev, self.dev_mismatched))),
             vocabulary=self.tokenizer.fingerprint,
             global_batch=self.config.batch_size * parallel.world(),
         )
@@ -210,68 +218,40 @@ class Trainer:
         self, examples: list[glue.Example]
     ) -> tuple[dict[str, paddle.Tensor], paddle.Tensor]:
         """Return model inputs, padded to the longest of the batch, and labels (0 if unknown)."""
-        seconds = [example.text_b for example in examples if example.text_b is not None]
-        encoded = self.tokenizer(
-            [example.text_a for example in examples],
-            seconds or None,
-            max_length=self.config.max_seq_length,
-            padding="longest",
-        )
-        names = ("input_ids", "token_type_ids", "attention_mask")
-        inputs = {name: paddle.to_tensor(np.array(encoded[name], np.int64)) for name in names}
+        inputs = classify.encode(self.tokenizer, examples, self.config.max_seq_length)
         dtype = np.float32 if self.model.config.num_labels == 1 else np.int64
         labels = np.array([example.label or 0 for example in examples], dtype)
         return inputs, paddle.to_tensor(labels)
 
     def predict(self, examples: list[glue.Example]) -> np.ndarray:
-        """Return logits [n, C], one batch after the other."""
-
-        def run() -> np.ndarray:
-            size = self.config.batch_size
-            parts = [examples[i : i + size] for i in range(0, len(examples), size)]
-            return np.concatenate([self.model(**self.encode(part)[0]).numpy() for part in parts])
-
-        return loop.evaluating(self.model, run)
+        """Return logits [n, C]."""
+        length, size = self.config.max_seq_length, self.config.batch_size
+        return classify.predict(self.model, self.tokenizer, examples, length, size)
 
     def evaluate(self, dev: list[glue.Example] | None = None) -> dict[str, float]:
         """Return the task's metrics and the mean loss on labeled examples.
 
-        The task's own metric comes first. Predicted scores (sts-b) are clipped to [0, 5].
+        The task's own metric comes first. Of mnli the mismatched set's are added as `…_mm`.
 
         Args:
             dev: the examples; None: those of the run.
         """
-        dev = self.dev if dev is None else dev
+        if dev is not None:
+            return self.measure(dev)
+        found = self.measure(self.dev)
+        if self.dev_mismatched:
+            other = self.measure(self.dev_mismatched)
+            found |= {f"{name}_mm": value for name, value in other.items()}
+        return found
+
+    def measure(self, dev: list[glue.Example]) -> dict[str, float]:
+        """Return metrics and mean loss; of regression scores are clipped for the metrics only."""
         logits, labels = self.predict(dev), np.array([example.label for example in dev])
-        regression = logits.shape[1] == 1
-        guesses = np.clip(logits[:, 0], 0, 5) if regression else logits.argmax(1)
         loss = self.model.loss(paddle.to_tensor(logits), paddle.to_tensor(labels))
-        return {**metrics.score(self.config.task_name, guesses, labels), "eval_loss": float(loss)}
+        scores = metrics.score(self.config.task_name, classify.decide(logits), labels)
+        return {**scores, "eval_loss": float(loss)}
 
     def save(self, directory: Path) -> None:
         """Write model and tokenizer."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
-
-
-def _check(config: GlueConfig) -> None:
-    """Raise a ValueError for an option without meaning."""
-    if config.task_name not in glue.TASKS:
-        raise ValueError(f"task_name={config.task_name!r}: choose one of {', '.join(glue.TASKS)}")
-    optim.schedule(config.scheduler_type)
-    for name in (
-        "batch_size",
-        "gradient_accumulation_steps",
-        "logging_steps",
-        "save_steps",
-        "learning_rate",
-        "num_train_epochs",
-        "max_seq_length",
-    ):
-        if getattr(config, name) <= 0:
-            raise ValueError(f"{name}={getattr(config, name)}: must be positive")
-    loop.check_options(
-        config.keep_checkpoints, config.gradient_accumulation_steps, config.batch_size
-    )
-    if not 0 < config.layer_lr_decay <= 1:
-        raise ValueError(f"layer_lr_decay={config.layer_lr_decay}: must be above 0 and at most 1")

@@ -88,6 +88,7 @@ class Plan:
     logging_steps: int  # log the loss every so many steps
     eval_steps: int  # evaluate every so many steps; 0: at the end only
     save_steps: int  # write a checkpoint every so many steps; 0: at the end only
+    patience: int = 0  # stop after so many evaluations without a better one; 0: never
     keep: int = 2  # checkpoints to keep
     accumulation: int = 1  # micro-batches of a step on each process
     precision: runtime.Precision = _FLOAT32
@@ -134,7 +135,7 @@ def train(job: Job, plan: Plan) -> Progress:
             while True:
                 run.evaluate_if_due(signals)
                 run.save_if_due()
-                if done.step == plan.steps:
+                if done.step == plan.steps or run.has_stalled():
                     return done
                 run.take_step(signals)
         except Stop as stop:
@@ -251,8 +252,15 @@ class _Run:
 
     def save_if_due(self) -> None:
         """Write a checkpoint every `save_steps` steps and after the last one."""
-        if _is_due(self.progress.step, self.plan.save_steps, self.plan.steps):
+        if _is_due(self.progress.step, self.plan.save_steps, self.plan.steps) or self.has_stalled():
             self.save()
+
+    def has_stalled(self) -> bool:
+        """Whether the last `patience` evaluations were not better than one before them."""
+        done, plan = self.progress, self.plan
+        if not plan.patience or not self.is_measured():
+            return False
+        return done.step - done.best["step"] >= plan.patience * plan.eval_steps
 
     def save(self) -> None:
         """Write a checkpoint, then remove old ones. The first process does it, and asks nobody."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -65,3 +66,12 @@ def add_up(model: nn.Layer, numbers: dict[str, float]) -> dict[str, float]:
     for parameter, value in zip(parameters, sums, strict=True):
         parameter.grad = value.reshape(parameter.shape).astype(parameter.dtype)
     return dict(zip(numbers, totals.numpy().tolist(), strict=True))
+
+
+def add_arrays(array: np.ndarray) -> np.ndarray:
+    """Add an array over all processes, each of which has zeros where others have numbers."""
+    if world() == 1:
+        return array
+    total = paddle.to_tensor(array)
+    paddle.distributed.all_reduce(total)
+    return np.asarray(total.numpy())
