@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -335,6 +336,34 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert (whole.returncode, resumed.returncode) == (0, 0)
     assert "resumed: " in out
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_another_run_is_not_continued(
+    run: tuple[int, dict, Path], files: dict[str, Path], checkpoint: Path, tmp_path: Path
+):
+    version, _, folder = run
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()  # as if it had been interrupted
+    config = options(files, version, checkpoint, tmp_path / "run")
+    with pytest.raises(FileExistsError, match="add --resume to continue"):
+        squad.squad(config)
+    shutil.copytree(checkpoint, tmp_path / "other")
+    wide = json.loads((checkpoint / "config.json").read_text("utf-8")) | {"conv_sees_padding": True}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(wide), "utf-8")
+    changes = {
+        "learning_rate was 0.01, is 0.1": {"learning_rate": 0.1},
+        "doc_stride was 8": {"doc_stride": 4},
+        "global_batch was 16": {"batch_size": 8},
+        "data.dev.size was": {"predict_file": str(files[f"train-{version}"])},
+        "conv_sees_padding was False": {"model_name_or_path": str(tmp_path / "other")},
+    }
+    for message, change in changes.items():
+        with pytest.raises(ValueError, match=f"belongs to another run: .*{message}"):
+            squad.squad(replace(config, resume=True, **change))
+    again = squad.squad(replace(config, resume=True, verbose=True))  # all steps are done
+    assert again["last"] == read(folder, "results.json")["last"]
+    for name in ("predictions.json", "log.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
 
 # --- Refusals ---------------------------------------------------------------------------------
