@@ -179,6 +179,25 @@ def test_without_an_allowed_span_version_1_takes_a_token_and_version_2_none():
     assert predictions.nbest["q0"] == [Answer("", 0, 0, 1.0, 0.0)]
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+def test_the_token_is_the_best_of_all_windows(order: list[int]):
+    """Nothing is allowed: the best start of each window lies behind its best end."""
+    made = features(CONTEXT, max_seq_length=9, doc_stride=2)
+    start, end = logits((3, 9), end={3: 9.0})
+    start[0, 3 + 2], start[1, 3 + 3], start[2, 3 + 3] = 4.0, 6.0, 5.0
+    decoder = Decoder(made, n_best_size=1)
+    for row in order:
+        decoder.add(np.array([row]), start[row : row + 1], end[row : row + 1])
+    predictions = decoder.finish(version_2=False)
+    assert [answer[:3] for answer in predictions.nbest["q0"]] == [("w0", 0, 2)]  # 0 + 9
+    end[0, 3] = 0.0
+    end[0, 4] = 0.5
+    decoder = Decoder(made, n_best_size=1)
+    for row in order:
+        decoder.add(np.array([row]), start[row : row + 1], end[row : row + 1])
+    assert decoder.finish(version_2=False).texts == {"q0": "w5"}  # 6 + 0
+
+
 @pytest.mark.parametrize("version_2", [False, True])
 def test_an_empty_context_has_the_empty_answer(version_2: bool):
     predictions = decode(features(" "), *logits((1, 4)), version_2=version_2)

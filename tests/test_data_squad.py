@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from convbert import ConvBertTokenizer
@@ -105,8 +105,9 @@ def max_context(count: int, windows: list[tuple[int, int]]) -> list[int]:
     return owners
 
 
-@settings(max_examples=300)
-@given(st.integers(0, 200), st.integers(1, 60), st.integers(1, 80))
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 300), st.integers(1, 60), st.integers(1, 80))
+@example(330, 200, 128)  # the last window is shorter by more than a hundred tokens
 def test_windows_cover_the_context_and_share_it_out(count: int, room: int, step: int):
     table = squad.cut_windows(count, room, step)
     windows = [(start, end) for start, end, _, _ in table.tolist()]

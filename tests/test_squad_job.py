@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -300,10 +302,10 @@ def test_a_subset_is_drawn_by_questions(files: dict[str, Path], checkpoint: Path
 # --- Interruption -----------------------------------------------------------------------------
 
 
-def start_command(config: SquadConfig, *more: str) -> subprocess.Popen:
-    words = [sys.executable, "-m", "convbert", "squad", *more]
+def start_command(config: SquadConfig, *more: str, launch: Sequence[str] = ()) -> subprocess.Popen:
+    words = [sys.executable, *launch, "-m", "convbert", "squad", *more]
     for name, value in asdict(config).items():
-        if value not in (None, False):
+        if value is not None and value is not False:
             words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
@@ -335,6 +337,58 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert (whole.returncode, resumed.returncode) == (0, 0)
     assert "resumed: " in out
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_two_processes_take_the_steps_of_one(
+    files: dict[str, Path], checkpoint: Path, tmp_path: Path
+):
+    changes = dict(max_steps=8, save_steps=8, logging_steps=1, device="cpu")
+    one = squad.squad(options(files, 2, checkpoint, tmp_path / "one", **changes))
+    config = options(files, 2, checkpoint, tmp_path / "two", **changes)
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+    launch += ["--log_dir", str(tmp_path / "logs")]
+    process = start_command(replace(config, batch_size=config.batch_size // 2), launch=launch)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    losses = [
+        [line["loss"] for line in read_log(tmp_path / name) if "loss" in line]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 8
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    predictions = read(tmp_path / "two", "predictions.json")
+    official = metrics.score(files["dev-2"], predictions)
+    last = read(tmp_path / "two", "results.json")["last"]
+    assert official == {key: last[key] for key in official}
+    assert last.keys() == one["last"].keys()
+
+
+def test_another_run_is_not_continued(
+    run: tuple[int, dict, Path], files: dict[str, Path], checkpoint: Path, tmp_path: Path
+):
+    version, _, folder = run
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()  # as if it had been interrupted
+    config = options(files, version, checkpoint, tmp_path / "run")
+    with pytest.raises(FileExistsError, match="add --resume to continue"):
+        squad.squad(config)
+    shutil.copytree(checkpoint, tmp_path / "other")
+    wide = json.loads((checkpoint / "config.json").read_text("utf-8")) | {"conv_sees_padding": True}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(wide), "utf-8")
+    changes = {
+        "learning_rate was 0.01, is 0.1": {"learning_rate": 0.1},
+        "doc_stride was 8": {"doc_stride": 4},
+        "global_batch was 16": {"batch_size": 8},
+        "data.dev.size was": {"predict_file": str(files[f"train-{version}"])},
+        "conv_sees_padding was False": {"model_name_or_path": str(tmp_path / "other")},
+    }
+    for message, change in changes.items():
+        with pytest.raises(ValueError, match=f"belongs to another run: .*{message}"):
+            squad.squad(replace(config, resume=True, **change))
+    again = squad.squad(replace(config, resume=True, verbose=True))  # all steps are done
+    assert again["last"] == read(folder, "results.json")["last"]
+    for name in ("predictions.json", "log.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
 
 # --- Refusals ---------------------------------------------------------------------------------
