@@ -42,6 +42,12 @@ COMMANDS = {
         "ConvertConfig",
         "convert",
     ),
+    "compare": Command(
+        "compare with transformers and PaddleNLP, layer by layer",
+        "convbert.weights.compare",
+        "CompareConfig",
+        "compare",
+    ),
     "table": Command(
         "write the tables of the README, or check them", "convbert.tables", "TableConfig", "table"
     ),

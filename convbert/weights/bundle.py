@@ -210,8 +210,10 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             raise ValueError("a number ends beyond its data")
         byte = data[at]
         value, at = value | (byte & 127) << shift, at + 1
-        if byte < 128 and (byte or not shift):  # a leading zero is nothing that a writer writes
+        if byte < 128 and (byte or not shift):
             return value, at
+        if byte == 0:  # leading zeros are nothing that a writer writes
+            break
     raise ValueError("a number is longer than it can be")
 
 
