@@ -56,7 +56,7 @@ _NAMES = ("smoke", "cpu", "paper")
 _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "seeds": (1, 3, 5),
     "model": ("convbert-tiny", "convbert-tiny", "convbert-base"),
-    "converted": (("small",), *[("small", "medium-small", "base")] * 2),
+    "converted": (("small",), ("small", "medium-small", "base"), ("small", "medium-small", "base")),
     "pretrain_steps": (20, 600, 1_000_000),
     "pretrain_batch": (8, 32, 256),
     "pretrain_length": (32, 64, 128),
