@@ -165,7 +165,7 @@ def load_or_draw(name: str, seed: int) -> tuple[ConvBertModel, bool]:
     """
     try:
         model = ConvBertModel.from_pretrained(name, conv_sees_padding=True)
-    except OSError:
+    except FileNotFoundError:
         size = published.size_of(name)
         if size is None:
             raise
