@@ -240,3 +240,30 @@ def accuracies(
         axis.set_xticks([0, 1], ["pretrained", "from scratch"])
         axis.legend(frameon=False, fontsize=8)
     return figure, results
+
+
+def layer_gaps(gaps: dict[str, list[float]], tolerance: float) -> tuple[Figure, pd.DataFrame]:
+    """Draw how far a model is from its reference after each layer, on a logarithmic scale.
+
+    Args:
+        gaps: title -> largest |difference| in the embeddings and after each layer; the first
+            title is the sound model.
+        tolerance: drawn as a line.
+
+    Returns:
+        The figure, and its points (model, layer, gap).
+    """
+    floor = 1e-8  # for exact zeros, which have no logarithm
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    axis, data = figure.subplots(), []
+    looks = [(ATTENTION, "o-"), (CONVOLUTION, "s--"), (NULL, "^:")]
+    for (title, values), (color, style) in zip(gaps.items(), looks, strict=False):
+        axis.semilogy(np.maximum(values, floor), style, color=color, label=title)
+        data += [(title, layer, value) for layer, value in enumerate(values)]
+    axis.axhline(tolerance, color="black", lw=0.8, ls=":")
+    axis.text(0, tolerance * 1.4, f"tolerance {tolerance:g}", fontsize=8)
+    count = len(next(iter(gaps.values())))
+    axis.set_xticks(range(count), ["embeddings", *map(str, range(count - 1))])
+    axis.set(xlabel="encoder layer", ylabel="largest |difference|", ylim=(floor / 2, 10.0))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(0, 0.72))
+    return figure, pd.DataFrame(data, columns=["model", "layer", "gap"])

@@ -41,6 +41,7 @@ class Scale:
     name: str  # key of the row
     seeds: int  # random seeds of each statistical claim
     model: str  # published size that is trained
+    converted: tuple[str, ...]  # published sizes whose conversion is checked
     pretrain_steps: int  # updates of pretraining
     pretrain_batch: int  # sequences in a pretraining batch
     pretrain_length: int  # tokens in a pretraining sequence
@@ -55,6 +56,7 @@ _NAMES = ("smoke", "cpu", "paper")
 _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "seeds": (1, 3, 5),
     "model": ("convbert-tiny", "convbert-tiny", "convbert-base"),
+    "converted": (("small",), ("small", "medium-small", "base"), ("small", "medium-small", "base")),
     "pretrain_steps": (20, 1_200, 1_000_000),
     "pretrain_batch": (8, 16, 256),
     "pretrain_length": (32, 64, 128),

@@ -76,3 +76,16 @@ def test_race_draws_means_and_extremes(rates):
         assert twin.get_ydata().tolist() == pytest.approx([0.2, 0.2])
         assert (mean.get_color(), twin.get_color()) == (CONVOLUTION, ATTENTION)
     assert labels(figure)[0] == ("updates", "accuracy on unseen sequences")
+
+
+def test_layer_gaps_are_drawn_against_the_tolerance():
+    gaps = {"converted": [0.0, 1e-6, 2e-6], "broken": [0.0, 1e-6, 0.3]}
+    figure, data = charts.layer_gaps(gaps, 1e-5)
+    (axis,) = figure.axes
+    converted, broken, limit = axis.lines
+    assert converted.get_ydata().tolist() == [1e-8, 1e-6, 2e-6]  # a zero has no logarithm
+    assert broken.get_ydata().tolist() == [1e-8, 1e-6, 0.3]
+    assert limit.get_ydata() == [1e-5, 1e-5]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["embeddings", "0", "1"]
+    assert labels(figure) == [("encoder layer", "largest |difference|")]
+    assert data[data.model == "broken"].gap.tolist() == [0, 1e-6, 0.3]

@@ -11,7 +11,7 @@ from support import randomize, small_config
 
 from convbert import cli
 from convbert.model import ConvBertModel
-from convbert.weights import compare, published_values
+from convbert.weights import compare, published, published_values
 from convbert.weights.compare import CompareConfig
 
 
@@ -149,20 +149,13 @@ def published_encoder(size: str):
     return encode
 
 
-@pytest.mark.parametrize("size", compare.SIZES)
+@pytest.mark.parametrize("size", published.REPOSITORIES)
 def test_published_outputs_are_recognized(size):
     gaps = published_values.check(size, published_encoder(size))
-    assert len(gaps) == (5 if size == "base" else 3)
+    assert len(gaps) == (5 if size == "convbert-base" else 3)
     assert max(gaps.values()) < 1e-9
     other = published_values.check(size, lambda given: [published_encoder(size)(given)[0]])
     assert min(other.values()) > 1
-
-
-def test_published_names():
-    size_of = published_values.size_of
-    assert size_of("convbert-medium-small") == size_of("YituTech/conv-bert-medium-small")
-    assert size_of("YituTech/conv-bert-base") == "base"
-    assert size_of("convbert-tiny") is size_of("my/convbert-base") is None
 
 
 def test_weights_called_published_are_held_against_the_outputs(folders, tmp_path, capsys):

@@ -22,7 +22,7 @@ from support import randomize, small_config, token_ids
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForPreTraining
-from convbert.weights import bundle, huggingface, tensorflow
+from convbert.weights import bundle, loading, tensorflow
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tensorflow"
 SIZES = ("convbert-small", "convbert-medium-small", "convbert-base")
@@ -159,7 +159,7 @@ def tensorflow_name(name: str, is_grouped: bool) -> str:
 def to_tensorflow(model: ConvBertForPreTraining) -> dict[str, np.ndarray]:
     """Return a model's parameters under the authors' names, with their axes."""
     arrays = {}
-    for name, value in huggingface.unique_state(model).items():
+    for name, value in loading.unique_state(model).items():
         array = value.numpy()
         if name.endswith("depthwise.weight"):  # ours [d, 1, k], theirs [k, d, 1]
             array = np.moveaxis(array, 2, 0)
@@ -170,8 +170,11 @@ def to_tensorflow(model: ConvBertForPreTraining) -> dict[str, np.ndarray]:
 
 
 def narrow(size: str) -> ConvBertConfig:
-    """Return a published size with all its layers, heads and groups, but few words."""
-    return ConvBertConfig.named(size, vocab_size=40, max_position_embeddings=16)
+    """Return a published size with all its layers, heads and groups, a quarter as wide."""
+    full = ConvBertConfig.named(size)
+    wide = ("embedding_size", "hidden_size", "intermediate_size")
+    widths = {key: getattr(full, key) // 4 for key in wide}
+    return full.replaced(vocab_size=40, max_position_embeddings=16, **widths)
 
 
 def pretraining(config: ConvBertConfig) -> ConvBertForPreTraining:
@@ -218,7 +221,7 @@ def test_the_checksum_is_crc32c():
 @pytest.mark.parametrize(("size", "count"), zip(SIZES, (570, 570, 568), strict=True))
 def test_every_parameter_has_one_name_there(size, count):
     config = narrow(size)
-    ours = list(huggingface.unique_state(ConvBertForPreTraining(config)))
+    ours = list(loading.unique_state(ConvBertForPreTraining(config)))
     theirs = [tensorflow_name(name, config.num_groups > 1) for name in ours]
     assert len(ours) == len(set(theirs)) == count
     assert [tensorflow.from_tensorflow(name) for name in theirs] == ours
@@ -228,22 +231,20 @@ def test_every_parameter_has_one_name_there(size, count):
 def test_weights_come_back_exactly(size, tmp_path):
     model = pretraining(narrow(size))
     arrays = tensorflow.read(write(tmp_path / "model.ckpt", to_tensorflow(model)))
-    state = huggingface.unique_state(model)
+    state = loading.unique_state(model)
     assert arrays.keys() == state.keys()
     for name, array in arrays.items():
         assert np.array_equal(array, state[name].numpy()), name
         assert array.dtype == "float32" and not array.flags.writeable
-    assert tensorflow.derive_config(arrays) == ConvBertConfig.named(
-        size, vocab_size=40, max_position_embeddings=16
-    )
+    assert tensorflow.derive_config(arrays) == narrow(size)
 
 
 def test_the_filled_model_computes_the_same(tmp_path):
     config = small_config(embedding_size=10, num_groups=2, generator_fraction=0.5)
     model = pretraining(config)
-    arrays = tensorflow.read(write(tmp_path / "model.ckpt", to_tensorflow(model)))
-    again = ConvBertForPreTraining(tensorflow.derive_config(arrays))
-    assert huggingface.assign(again, arrays, "the checkpoint") == []
+    again = ConvBertForPreTraining.from_pretrained(
+        write(tmp_path / "model.ckpt", to_tensorflow(model))
+    )
     again.eval()
     ids = paddle.to_tensor(token_ids(2, 9))
     for part in ("generator", "discriminator"):
@@ -296,7 +297,7 @@ def test_other_variables_are_refused_by_name(tmp_path):
 
 
 def test_no_configuration_is_guessed():
-    state = huggingface.unique_state(pretraining(small_config()))
+    state = loading.unique_state(pretraining(small_config()))
     arrays = {name: value.numpy() for name, value in state.items()}
     layer = "discriminator.convbert.encoder.layers.0."
     with pytest.raises(ValueError, match=r"no configuration follows .*linear1"):

@@ -21,7 +21,7 @@ import paddle
 
 from convbert.config import ConvBertConfig
 from convbert.model import ConvBertModel
-from convbert.weights import names, published_values
+from convbert.weights import names, published, published_values
 
 SIZES = ("small", "medium-small", "base")
 _LINE = "{:<22}{:<14}{:<14}{:>9}{:>10}  {}"  # of the table
@@ -135,10 +135,10 @@ def _compare(
 
 def _compare_published(config: CompareConfig, model: ConvBertModel) -> list[str]:
     """Hold published weights against published outputs; return what is too far off."""
-    size = published_values.size_of(config.model)
+    size = published.size_of(config.model)
     if config.published and size is None:
-        named = {size: ConvBertConfig.named(f"convbert-{size}").hidden_size for size in SIZES}
-        size = next((size for size, d in named.items() if d == model.config.hidden_size), None)
+        widths = {name: ConvBertConfig.named(name).hidden_size for name in published.REPOSITORIES}
+        size = next((name for name, d in widths.items() if d == model.config.hidden_size), None)
         if size is None:
             raise ValueError(f"published: {config.model} has the shape of no published model")
     if size is None:
@@ -165,12 +165,12 @@ def load_or_draw(name: str, seed: int) -> tuple[ConvBertModel, bool]:
     """
     try:
         model = ConvBertModel.from_pretrained(name, conv_sees_padding=True)
-    except OSError:
-        size = published_values.size_of(name)
+    except FileNotFoundError:
+        size = published.size_of(name)
         if size is None:
             raise
         print(f"{name}: released weights not found; random ones of the same shapes, seed {seed}")
-        return random_model(f"convbert-{size}", seed), True
+        return random_model(size, seed), True
     if model.config.conv_type != "sdconv":
         raise ValueError(f"{name}: conv_type={model.config.conv_type!r} exists in no other library")
     return model, False

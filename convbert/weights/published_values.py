@@ -6,7 +6,6 @@ PaddleNLP. Sentence: the authors' TensorFlow outputs in the repository JunnYu/Co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -41,22 +40,16 @@ class Summary(NamedTuple):
 
 
 SENTENCE_VALUES = {
-    "small": Summary(
+    "convbert-small": Summary(
         (-0.244703, 0.860123, 0.579206, 0.184085, -1.010074), -0.1009596, 6.609091
     ),
-    "medium-small": Summary(
+    "convbert-medium-small": Summary(
         (0.395774, 0.440221, -0.414261, -1.289360, -0.527860), -0.0267946, 4.351172
     ),
-    "base": Summary(
+    "convbert-base": Summary(
         (-0.472864, -0.430030, -0.017772, -0.441697, 0.094893), -0.0237555, 20.490166
     ),
 }  # fmt: skip
-
-
-def size_of(name: str) -> str | None:
-    """Return the size that a published name means, as "base" for "YituTech/conv-bert-base"."""
-    found = re.fullmatch(r"(?:YituTech/)?conv-?bert-(small|medium-small|base)", name)
-    return found[1] if found else None
 
 
 def check(
@@ -65,7 +58,7 @@ def check(
     """Measure how far an encoder is from what was published.
 
     Args:
-        size: small, medium-small or base.
+        size: convbert-small, convbert-medium-small or convbert-base.
         encode: inputs by name, [1, L] each, to hidden states [1, L, d]; the last one counts.
 
     Returns:
@@ -84,7 +77,7 @@ def check(
         "authors' output, mean": (found.mean(), wanted.mean),
         "authors' output, largest": (np.abs(found).max(), wanted.largest),
     }
-    for ids, values in BASE_SLICES.items() if size == "base" else ():
+    for ids, values in BASE_SLICES.items() if size == "convbert-base" else ():
         pairs[f"integration test, ids {ids[0]} to {ids[-1]}"] = (
             last_hidden_state(ids)[0, :3, :3],
             values,
