@@ -92,6 +92,15 @@ def test_paddles_files(prefix: str, protocol: int, tmp_path: Path):
     assert same(ConvBertModel.from_pretrained(tmp_path), model)
 
 
+def test_arrays_by_columns(tmp_path: Path):
+    """NumPy pickles such an array column by column, and says so."""
+    model = make("ConvBertModel")
+    write_config(tmp_path, model)
+    arrays = {name: np.asfortranarray(value) for name, value in values(model).items()}
+    foreign.write_paddle(tmp_path / paddlenlp.WEIGHTS, arrays)
+    assert same(ConvBertModel.from_pretrained(tmp_path), model)
+
+
 @pytest.mark.parametrize("prefix", ["", "convbert."])
 def test_pytorchs_files(prefix: str, tmp_path: Path):
     """With the buffers and the tied decoder that older versions wrote, and a transposed view."""
@@ -171,6 +180,16 @@ def test_paddlenlps_older_configuration(tmp_path: Path):
     )
     again = type(model).from_pretrained(tmp_path)
     assert same(again, model) and again.config == model.config
+
+
+def test_of_two_networks_the_discriminators_configuration_counts():
+    def of(hidden: int, kind: str) -> dict[str, Any]:
+        base = {"hidden_size": hidden, "init_class": "ConvBertModel"}
+        return {"init_args": [base], "init_class": f"ConvBert{kind}"}
+
+    both = {"init_args": [of(64, "Generator"), of(256, "Discriminator")], "init_class": "Both"}
+    flat = paddlenlp.flatten_config(both)
+    assert flat == {"hidden_size": 256, "architectures": ["Both"]}
 
 
 def test_paddlenlps_pooler(tmp_path: Path, capsys: Any):
