@@ -226,8 +226,7 @@ def make(name: str) -> dict[str, np.ndarray]:
     stored = {key: value.astype("float32") for key, value in results.items()}
     weights = {key: value.detach().numpy() for key, value in model.named_parameters()}
     fields = {**_SHAPE, **case.changes, "num_labels": config.num_labels}
-    for key in ("problem_type", "summary_type"):
-        fields.pop(key, None)
+    fields.pop("problem_type", None)
     return {
         "config": np.array(json.dumps(fields)),
         "model": np.array(case.model),
