@@ -55,8 +55,8 @@ _NAMES = ("smoke", "cpu", "paper")
 _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "seeds": (1, 3, 5),
     "model": ("convbert-tiny", "convbert-tiny", "convbert-base"),
-    "pretrain_steps": (20, 600, 1_000_000),
-    "pretrain_batch": (8, 32, 256),
+    "pretrain_steps": (20, 1_200, 1_000_000),
+    "pretrain_batch": (8, 16, 256),
     "pretrain_length": (32, 64, 128),
     "finetune_examples": (256, 8_000, 400_000),
     "finetune_steps": (10, 200, 40_000),
