@@ -122,7 +122,7 @@ class Trainer:
             size=self.config.size,
             model=self.model.config.to_dict(),
             data=self.train.fingerprint,
-            vocabulary=checkpoint.hash_text("\n".join(self.tokenizer.vocabulary)),
+            vocabulary=self.tokenizer.fingerprint,
             global_batch=self.config.train_batch_size * parallel.world(),
         )
 

@@ -186,7 +186,7 @@ class Trainer:
             model=self.model.config.to_dict(),
             start="new" if is_new else checkpoint.describe_file(start)["sha256"],
             data=checkpoint.hash_text(repr((self.train, self.dev))),
-            vocabulary=checkpoint.hash_text("\n".join(self.tokenizer.vocabulary)),
+            vocabulary=self.tokenizer.fingerprint,
             global_batch=self.config.batch_size * parallel.world(),
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from convbert.weights import huggingface, paddlenlp
@@ -33,6 +34,7 @@ def save(model: PretrainedLayer, directory: str | Path, format: str = "huggingfa
 
     Raises:
         ValueError: another format, or a model that PaddleNLP does not have.
+        OSError: no place to write; what was there before stays.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: choose one of {', '.join(FORMATS)}")
@@ -57,5 +59,7 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
         os.replace(aside, path)
+    except SafetensorError as error:  # its writer reports a full disk this way
+        raise OSError(f"{path} could not be written: {error}") from error
     finally:
         aside.unlink(missing_ok=True)
