@@ -212,7 +212,7 @@ def test_differences_are_named_to_the_leaf():
     assert checkpoint.differences(stored, now) == [
         "model.hidden_size was 8, is 9", "gone was True, is None", "more was None, is 0"
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="x belongs to another run: model.hidden_size was 8"):
+    with pytest.raises(ValueError, match=r"x belongs to another run: model\.hidden_size was 8"):
         checkpoint.require_same(stored, now, Path("x"))
     checkpoint.require_same(stored, dict(stored), Path("x"))
 

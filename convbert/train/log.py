@@ -53,8 +53,10 @@ class Log:
             directory.mkdir(parents=True, exist_ok=True)
             self.file = open(directory / "log.jsonl", "a+b")
             self.file.seek(0)
-            kept = sum(len(self.file.readline()) for _ in range(lines))
-            self.file.truncate(kept)
+            found = [self.file.readline() for _ in range(lines)]
+            kept = [line for line in found if line.endswith(b"\n")]
+            self.file.truncate(sum(map(len, kept)))
+            lines = len(kept)
         self.lines = lines
         self.bar = tqdm(
             total=steps, initial=done, desc=name, unit="step", mininterval=1.0, disable=silent
