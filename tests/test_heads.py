@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from support import assert_close, randomize, small_config, token_ids
 
-from convbert.config import SIZES, ConvBertConfig
+from convbert.config import ConvBertConfig
 from convbert.heads import (
     ConvBertDiscriminator,
     ConvBertForMaskedLM,
