@@ -289,7 +289,7 @@ class Trainer:
 def replace_by_share(batch: corpus.MaskedBatch, share: np.ndarray) -> np.ndarray:
     """Return the text with words drawn from a distribution [V] at the chosen positions [B, L]."""
     below = np.cumsum(share)
-    fakes = np.searchsorted(below / below[-1], batch.uniform, "right")  # [B, N]
+    fakes = np.searchsorted(below / (below[-1] or 1.0), batch.uniform, "right")  # [B, N]
     fakes = np.where(batch.weights > 0, fakes, batch.labels)
     corrupted = batch.ids.copy()  # unused slots write [CLS] at position 0, where it is anyway
     np.put_along_axis(corrupted, batch.positions, fakes, 1)

@@ -62,5 +62,7 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
         os.replace(aside, path)
+    except SafetensorError as error:  # its writer reports a full disk this way
+        raise OSError(f"{path} could not be written: {error}") from error
     finally:
         aside.unlink(missing_ok=True)
