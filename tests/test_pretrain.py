@@ -263,12 +263,12 @@ def test_other_forms_of_text(text: Path, tmp_path: Path):
         pretrain.text_files(config)
     folder = make_corpus(
         CorpusConfig(
-            str(tmp_path / "shards"), [str(text / "train.txt")], train_vocab=300, max_seq_length=32
+            str(tmp_path / "shards"), [str(text / "train.txt")], train_vocab=90, max_seq_length=32
         )
     )
     config = tiny(tmp_path / "out2", folder, max_steps=2)
     final = pretrain.pretrain(config)
-    assert ConvBertTokenizer.from_pretrained(final).vocab_size == 300
+    assert ConvBertTokenizer.from_pretrained(final).vocab_size == 90
     with pytest.raises(ValueError, match=r"max_seq_length=64: .* holds examples of 32"):
         pretrain.pretrain(replace(config, output_dir=str(tmp_path / "out3"), max_seq_length=64))
 

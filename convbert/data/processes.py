@@ -33,7 +33,6 @@ def each(owner: Any, method: str, arguments: Iterable[Any], workers: int) -> Ite
         return
     # A fresh interpreter for each: forked ones could inherit locks that no thread will release.
     context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, _start, (owner,))
     try:
         for done in as_completed([pool.submit(_call, method, each) for each in arguments]):
@@ -43,11 +42,8 @@ def each(owner: Any, method: str, arguments: Iterable[Any], workers: int) -> Ite
             "a worker process ended by itself; if the memory was full, use fewer workers "
             "(what is finished is kept)"
         ) from error
-    finally:  # also when nobody wants the other results: do not wait for them
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        pool.shutdown()
+    finally:  # after an error, calls that have begun are still waited for, the others dropped
+        pool.shutdown(cancel_futures=True)
 
 
 def _start(owner: Any) -> None:
