@@ -135,7 +135,7 @@ def test_help_comes_from_the_comments(call, capsys):
     assert shown.endswith("one of the tasks")
 
 
-@pytest.mark.parametrize("command", ["run", "convert", "table"])
+@pytest.mark.parametrize("command", ["run", "convert", "table", "glue", "predict", "submission"])
 def test_every_option_is_explained(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])

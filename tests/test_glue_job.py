@@ -21,6 +21,8 @@ from convbert.tokenizer import SPECIAL_TOKENS
 from convbert.train import glue, loop, optim
 from convbert.train.glue import GlueConfig, Trainer
 
+# The files made here are short, and `data.glue.read` says so.
+pytestmark = pytest.mark.filterwarnings(r"ignore:.*expected \d+ rows, found")
 WORDS = ConvBertTokenizer([*SPECIAL_TOKENS, *(f"w{i}" for i in range(56))])  # 61 entries
 Files = dict[str, list[list[str]]]
 
@@ -228,6 +230,92 @@ def test_pairs(checkpoint: Path, tmp_path: Path):
     )
 
 
+# --- Options of a run -------------------------------------------------------------------------
+
+
+def test_the_recipe_and_what_differs_from_it_are_printed(checkpoint: Path, tmp_path: Path, capsys):
+    glue.finetune(options(checkpoint, tmp_path, max_steps=1, num_train_epochs=2.0))
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith("recipe: ")]
+    assert line.startswith("recipe: published run of sst-2; ")
+    for change in (
+        "num_train_epochs 2.0 instead of 3.0",
+        "max_steps 1 instead of -1",
+        "learning_rate 0.01 instead of 0.0001",
+        "save_steps 20 instead of 400",
+        "seed 3 instead of 42",
+        "max_grad_norm 1.0 instead of 0.0",
+    ):
+        assert change in line
+    assert "adam_epsilon" not in line and "logging_steps" not in line
+    assert "not the official bytes: train.tsv, dev.tsv" in printed
+
+
+def test_unordered_pairs_in_both_orders(checkpoint: Path, data: Path):
+    config = options(checkpoint, Path("out"), task_name="sts-b", train_examples=10)
+    once = glue.read_data(config)
+    twice = glue.read_data(replace(config, double_unordered=True))
+    assert twice.train[:10] == once.train and len(twice.train) == 20
+    swapped = [Example(e.text_b, e.text_a, e.label) for e in once.train]
+    assert twice.train[10:] == swapped != once.train
+    assert twice.dev == once.dev  # what is measured stays as it is
+
+
+def test_mnli_is_measured_on_both_of_its_sets(checkpoint: Path, tmp_path: Path, monkeypatch):
+    rng, folder = random.Random(5), tmp_path / "data" / "glue" / "MNLI"
+    folder.mkdir(parents=True)
+    for split, columns, count in (
+        ("train", 12, 40),
+        ("dev_matched", 16, 20),
+        ("dev_mismatched", 16, 30),
+    ):
+        rows = ["\t".join("h" * columns)]
+        for number in range(count):
+            row = ["-"] * columns
+            row[8], row[9] = sentence(rng, 3), sentence(rng, 2)
+            row[-1] = ("contradiction", "entailment", "neutral")[number % 3]
+            rows.append("\t".join(row))
+        (folder / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    monkeypatch.setenv("CONVBERT_DATA", str(tmp_path / "data"))
+    config = options(checkpoint, tmp_path / "out", task_name="mnli", max_steps=2)
+    found = glue.finetune(config)["last"]
+    assert list(found) == ["accuracy", "eval_loss", "accuracy_mm", "eval_loss_mm"]
+    model = ConvBertForSequenceClassification.from_pretrained(tmp_path / "out" / "last")
+    trainer, examples = Trainer(model, WORDS, config, 1), glue.read_data(config)
+    for dev, suffix, count in (
+        (examples.dev, "", 20),
+        (examples.dev_mismatched, "_mm", 30),
+    ):
+        assert len(dev) == count
+        for name, value in trainer.evaluate(dev).items():
+            assert found[name + suffix] == pytest.approx(value, abs=1e-5)
+    (folder / "dev_mismatched.tsv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"mnli not found; .* lacks dev_mismatched\.tsv"):
+        glue.finetune(config)
+
+
+def test_trials_differ_in_their_seed_only(checkpoint: Path, tmp_path: Path):
+    config = options(checkpoint, tmp_path / "all", num_trials=2, max_steps=4, save_steps=2)
+    found = glue.finetune(config)
+    for number, trial in enumerate(found["trials"]):
+        alone = replace(
+            config, num_trials=1, seed=3 + number, output_dir=str(tmp_path / f"{number}")
+        )
+        single = glue.finetune(alone)
+        assert trial == {"seed": 3 + number, "last": single["last"], "best": single["best"]}
+    first, second = (trial["last"]["eval_loss"] for trial in found["trials"])
+    assert first != second
+    assert found["mean"]["last"]["eval_loss"] == pytest.approx((first + second) / 2)
+    assert found["std"]["last"]["eval_loss"] == pytest.approx(abs(first - second) / 2**0.5)
+    chosen = found["best"]["seed"] - 3
+    for name in ("best", "last"):
+        weights = [
+            load_file(tmp_path / place / name / "model.safetensors")
+            for place in ("all", str(chosen))
+        ]
+        assert all((weights[0][key] == weights[1][key]).all() for key in weights[1])
+
+
 # --- Selection --------------------------------------------------------------------------------
 
 
@@ -261,6 +349,29 @@ def test_best_is_the_first_highest_evaluation(script: list, best: int, tmp_path:
     last = load_file(tmp_path / "step-000010" / "model.safetensors")["classifier.out_proj.weight"]
     assert (last == trainer.seen[3]).all()
     assert not (trainer.seen[0] == trainer.seen[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("patience", "script", "end", "best"),
+    [
+        (0, [0.5, 0.4, 0.3, 0.2], 10, 3),
+        (1, [0.5, 0.4, 0.3, 0.2], 6, 3),
+        (2, [0.5, 0.5, 0.5, 0.2], 9, 3),  # an equal one is no better
+        (2, [0.5, 0.4, 0.6, 0.2], 10, 9),
+        (3, [0.5, 0.4, 0.3, 0.2], 10, 3),
+    ],
+)
+def test_early_stopping(patience: int, script: list, end: int, best: int, tmp_path: Path):
+    train = [Example(f"w{i} w2", None, i % 2) for i in range(10)]
+    changes = dict(batch_size=4, save_steps=3, early_stopping_patience=patience)
+    trainer = make_trainer(tmp_path, train, **changes)
+    trainer.__class__, trainer.script = Scripted, script
+    progress = loop.train(trainer, trainer.plan())
+    assert (progress.step, progress.last["step"], progress.best["step"]) == (end, end, best)
+    assert (tmp_path / f"step-{end:06d}").is_dir()
+    # The same command again finds that nothing is left to do.
+    again = make_trainer(tmp_path, train, **changes, resume=True)
+    assert loop.train(again, again.plan()) == progress
 
 
 # --- Batches ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 from convbert.data import glue
 
-FROM_RECIPE: Any = None  # default of an option that the task's recipe decides
+RECIPE: Any = None  # default of an option that the task's recipe decides
 SYMMETRIC = ("mrpc", "sts-b")  # tasks on pairs without an order
 
 
@@ -37,33 +37,31 @@ class GlueConfig:
     gradient_accumulation_steps: int = 1  # compute a batch in so many parts, to save memory
     learning_rate: float = 1e-4  # peak; small and medium-small were tuned with 3e-4
     layer_lr_decay: float = 0.8  # factor of the learning rate per layer, from the top down
-    num_train_epochs: float = FROM_RECIPE  # passes over the data: 3, of sts-b, rte and wnli 10
+    num_train_epochs: float = RECIPE  # passes over the data: 3, of sts-b, rte and wnli 10
     max_steps: int = -1  # > 0 overrides epochs
-    scheduler_type: str = FROM_RECIPE  # linear, cosine or linear_tf: linear, of qnli cosine
+    scheduler_type: str = RECIPE  # linear, cosine or linear_tf: linear, of qnli cosine
     warmup_steps: int = 0  # > 0 wins over warmup_proportion
     warmup_proportion: float = 0.1  # part of all steps in which the learning rate rises
     weight_decay: float = 0.01  # not on biases and LayerNorms
     adam_epsilon: float = 1e-6  # added to the root of Adam's second moment
     max_grad_norm: float = 1.0  # clip the global gradient norm; 0: do not clip, as published
     dropout: float = 0.1  # of hidden states, attention and head
-    logging_steps: int = FROM_RECIPE  # log the loss every so many steps: as save_steps
-    save_steps: int = (
-        FROM_RECIPE  # evaluate and write checkpoints every so many: 20 to 1000 by task
-    )
+    logging_steps: int = RECIPE  # log the loss every so many steps: as save_steps
+    save_steps: int = RECIPE  # evaluate, and write checkpoints, every so many: 20 to 1000
     keep_checkpoints: int = 2  # newest checkpoints to keep, at least 2
     early_stopping_patience: int = (
         0  # stop after so many evaluations without a better one; 0: never
     )
     num_trials: int = 1  # runs that differ in their seed, in trial-1/ and so on
     resume: bool = False  # continue the newest checkpoint of output_dir, if there is one
-    seed: int = FROM_RECIPE  # of head, subset, order and dropout: 42, of cola 6666; then +1 a trial
+    seed: int = RECIPE  # of head, subset, order and dropout: 42, of cola 6666; then +1 a trial
     device: str = "auto"  # auto, cpu or gpu
     precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
 
     def __post_init__(self) -> None:
         """Fill in what the recipe decides."""
         for name, value in recipe(self.task_name).items():
-            if name in _BY_TASK and getattr(self, name) is FROM_RECIPE:
+            if name in _BY_TASK and getattr(self, name) is RECIPE:
                 object.__setattr__(self, name, value)
 
 

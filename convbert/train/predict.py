@@ -22,9 +22,7 @@ class PredictConfig:
 
     task_name: str  # a GLUE task, ax (with a model of mnli), or sample/swap, sample/order
     model_name_or_path: str = ""  # fine-tuned model: a folder that `convbert glue` wrote
-    ckpt_path: str = (
-        ""  # the weights, if elsewhere; without vocab.txt there, the other one's serves
-    )
+    ckpt_path: str = ""  # its weights, if they are elsewhere; vocab.txt may be in either place
     split: str = "test"  # of the task: test, dev or train
     input_file: str = ""  # your own texts in place of a split: one per line, a tab between two
     text: str = ""  # one text of your own; its label and probabilities are printed
