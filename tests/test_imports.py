@@ -22,7 +22,7 @@ TIERS = (
     {"model"},
     {"heads"},
     {"data", "metrics"},
-    {"weights", "locality", "train", "lab", "results", "jobs", "budget"},
+    {"weights", "locality", "train", "lab", "results", "jobs", "budget", "cost"},
     {"charts", "notebooks", "runner", "tables", "cli", "__main__"},
 )
 MODELS = 3
