@@ -36,8 +36,9 @@ def measure(path: Path, output: Path, workers: int, options: list[str]) -> dict[
     words = ["--input", path, "--output_dir", output, "--workers", workers, *options]
     code = (
         "import resource, sys; from convbert.cli import main; code = main(sys.argv[1:]);"
-        "who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN;"
-        "print('peak', *(resource.getrusage(w).ru_maxrss for w in who)); sys.exit(code)"
+        "used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)];"
+        "print('used', *(u.ru_maxrss for u in used), sum(u.ru_utime + u.ru_stime for u in used));"
+        "sys.exit(code)"
     )
     start = time.perf_counter()
     done = subprocess.run(
@@ -49,7 +50,7 @@ def measure(path: Path, output: Path, workers: int, options: list[str]) -> dict[
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},  # one worker, one core
     )
     seconds = time.perf_counter() - start
-    own, worker = map(int, done.stdout.rpartition("peak")[2].split())
+    own, worker, cpu = map(float, done.stdout.rpartition("used")[2].split())
     manifest = shards.read_manifest(output)
     tokens = sum(manifest[split]["tokens"] for split in shards.SPLITS)
     read = tokens + sum(unit["dropped"] for unit in manifest["units"])
@@ -58,6 +59,7 @@ def measure(path: Path, output: Path, workers: int, options: list[str]) -> dict[
         "seconds": seconds,
         "tokens_read": read,
         "tokens_per_s": read / seconds,
+        "tokens_per_cpu_s": read / cpu,  # holds on a busy machine, too
         "shard_bytes_per_text_byte": size / path.stat().st_size,
         "peak_mb": own / 1024,
         "largest_worker_mb": worker / 1024 if workers > 1 else 0.0,

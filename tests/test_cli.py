@@ -135,7 +135,9 @@ def test_help_comes_from_the_comments(call, capsys):
     assert shown.endswith("one of the tasks")
 
 
-@pytest.mark.parametrize("command", ["run", "convert", "table", "glue", "predict", "submission"])
+@pytest.mark.parametrize(
+    "command", ["corpus", "run", "convert", "table", "glue", "predict", "submission"]
+)
 def test_every_option_is_explained(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
@@ -164,7 +166,8 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "heavy = {'paddle', 'papermill', 'nbconvert', 'pandas'} & set(sys.modules)\n"
         "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
     )
-    for words in (["--help"], ["run", "--help"], ["convert", "--help"], ["table", "--help"]):
+    for name in ("", "corpus", "run", "convert", "table"):
+        words = [name, "--help"] if name else ["--help"]
         done = subprocess.run(
             [sys.executable, "-c", check, *words], capture_output=True, text=True, check=False
         )

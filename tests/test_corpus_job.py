@@ -154,6 +154,12 @@ def test_units_are_packed_each_with_its_own_numbers(made: Path, tmp_path: Path, 
     assert len(shards.read_manifest(made)["units"]) > 15
     other = make(tmp_path / "seed", text, vocab, seed=1)
     assert content(other)["train/shard-00003.bin"] != content(made)["train/shard-00003.bin"]
+    for name in "ab":  # two units of the same text
+        (tmp_path / "twice" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "twice" / name).write_bytes((text / "1.txt").read_bytes())
+    size = (text / "1.txt").stat().st_size / 1e6
+    twice = content(make(tmp_path / "out", tmp_path / "twice", vocab, shard_mb=size, held_out=0.0))
+    assert twice["train/shard-00000.bin"] != twice["train/shard-00001.bin"]
 
 
 # --- Who does the work, and how often it is interrupted ---------------------------------------
