@@ -131,3 +131,17 @@ def crossover_length(config: ConvBertConfig) -> float:
 def bert_counterpart(config: ConvBertConfig) -> ConvBertConfig:
     """Return BERT of the same width: all nominal heads attend, no groups."""
     return config.replaced(conv_type="noconv", num_groups=1)
+
+
+def attention_only(config: ConvBertConfig) -> ConvBertConfig:
+    """Return the control: attention heads only, and as many parameters.
+
+    Its attention is twice as wide, so a layer would have more weights; the feed-forward layer is
+    narrowed until a layer has as many, but for less than one of its own units.
+    """
+    twin = config.replaced(conv_type="noconv")
+    surplus = sum(layer_parameters(twin).values()) - sum(layer_parameters(config).values())
+    groups = config.num_groups
+    unit = 2 * config.hidden_size + groups  # a feed-forward unit of each group, with its biases
+    narrower = groups * round(surplus / unit)
+    return twin.replaced(intermediate_size=config.intermediate_size - narrower)

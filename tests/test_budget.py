@@ -123,6 +123,23 @@ def test_crossover_and_share_of_bert(name, length, share):
     assert round(ours / theirs, 2) == share
 
 
+@pytest.mark.parametrize("config", VARIANTS[:12], ids=str)
+def test_the_control_has_as_many_parameters(config):
+    """But for less than one feed-forward unit of each group, counted on models that are built."""
+    control = budget.attention_only(config)
+    assert control.conv_type == "noconv"
+    ours, theirs = (
+        sum(parameter.size for parameter in ConvBertModel(c).encoder.parameters())
+        for c in (config, control)
+    )
+    unit = config.num_groups * (2 * config.hidden_size + 1) * config.num_hidden_layers
+    assert (
+        abs(ours - theirs) < unit
+        and control.replaced(conv_type=config.conv_type, intermediate_size=config.intermediate_size)
+        == config
+    )
+
+
 def test_refusals():
     config = ConvBertConfig(**TINY)
     with pytest.raises(ValueError, match="length=0"):

@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_rgb
 
+from convbert.config import ConvBertConfig
 from convbert.locality import figures
 
 
@@ -32,12 +33,12 @@ def check_png(figure) -> None:
     assert file.getvalue().startswith(b"\x89PNG") and len(file.getvalue()) > 2000
 
 
-# --- Matrices ---------------------------------------------------------------------------------
+# --- F1: matrices -----------------------------------------------------------------------------
 
 
 def test_matrices_are_drawn_on_one_scale():
     maps = {"attention": draw(4, 4) / 3, "convolution": draw(4, 4), "null": np.full((4, 4), 0.25)}
-    figure, frame = figures.matrices(maps)
+    figure, frame, alt = figures.matrices(maps)
     *axes, bar = figure.axes
     assert len(axes) == 3
     top = max(matrix.max() for matrix in maps.values())
@@ -51,6 +52,7 @@ def test_matrices_are_drawn_on_one_scale():
         assert (part.to_numpy() == matrix).all()
     assert "query" in axes[0].get_ylabel() and bar.get_ylabel() == "weight"
     assert list(frame.columns) == ["map", "query", "key", "weight"] and len(frame) == 48
+    assert "null, 0.62" in alt  # ten of sixteen cells within one of the diagonal
     check_png(figure)
 
 
@@ -58,7 +60,7 @@ def test_query_is_the_row():
     """Row 0 takes from token 2; the first row is on top."""
     matrix = np.zeros((3, 3))
     matrix[0, 2] = 1
-    figure, frame = figures.matrices({"one": matrix})
+    figure, frame, _ = figures.matrices({"one": matrix})
     row = frame[frame.weight > 0].iloc[0]
     assert (row["query"], row["key"]) == (0, 2)
     axis = figure.axes[0]
@@ -68,78 +70,166 @@ def test_query_is_the_row():
 
 def test_tokens_label_both_axes():
     tokens = ["[CLS]", "größe", "$x_1$", "[SEP]"]
-    figure, _ = figures.matrices({"a": draw(4, 4), "b": draw(4, 4)}, tokens)
+    figure, _, _ = figures.matrices({"a": draw(4, 4), "b": draw(4, 4)}, tokens)
     for axis in figure.axes[:2]:
-        assert [label.get_text() for label in axis.get_xticklabels()] == tokens
+        labels = [label.get_text().replace("\\$", "$") for label in axis.get_xticklabels()]
+        assert labels == tokens
         assert axis.get_xticks().tolist() == [0, 1, 2, 3]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == tokens
     check_png(figure)
 
 
-# --- Profiles ---------------------------------------------------------------------------------
+# --- F2: profiles -----------------------------------------------------------------------------
 
 
-def test_profiles_are_drawn_around_zero():
+def test_profiles_have_their_mean_interval_and_sign():
+    rng = np.random.default_rng(0)
+    right = np.zeros((40, 9))
+    right[:, 5] = 0.6 + 0.1 * rng.normal(size=40)  # the next token
     curves = {
-        "attention, layer 1": draw(9),
-        "convolution, layer 1": draw(13),  # reaches further than what is drawn
-        "uniform": np.full(9, 0.1),
+        "attention, trained": right,
+        "attention, untrained": np.full((40, 9), 0.1),
+        "convolution, trained": right[:, ::-1],
     }
-    figure, frame = figures.profiles(curves, 4)
+    figure, frame, alt = figures.offset_profiles(curves, null=0.1)
     axis = figure.axes[0]
-    lines = {line.get_label(): line for line in axis.lines if line.get_label() in curves}
-    assert lines.keys() == curves.keys()
-    for label, line in lines.items():
-        middle = len(curves[label]) // 2
-        expected = curves[label][middle - 4 : middle + 5]
-        assert (line.get_ydata() == expected).all() and (frame[label] == expected).all()
-        assert line.get_xdata().tolist() == frame["offset"].tolist() == list(range(-4, 5))
-    colors = [lines[label].get_color() for label in curves]
-    assert colors == [figures.ATTENTION, figures.CONVOLUTION, figures.NULL]
-    markers = [lines[label].get_marker() for label in curves]
-    assert markers[0] != markers[1]  # told apart without color, too
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(curves)
-    assert "tokens" in axis.get_xlabel() and axis.get_ylabel() == "mean weight"
+    lines = {line.get_label(): line for line in axis.lines}
+    for label, profiles in curves.items():
+        part = frame[frame.curve == label]
+        assert part.offset.tolist() == list(range(-4, 5))
+        assert np.allclose(part["mean"], profiles.mean(0))
+        assert (lines[label].get_ydata() == part["mean"]).all()
+    peak = frame[(frame.curve == "attention, trained") & (frame.offset == 1)].iloc[0]
+    assert peak.low < 0.6 < peak.high and peak.high - peak.low < 0.15
+    assert "attention, trained, 0.59" in alt and "at +1" in alt and "at -1" in alt
+    assert lines["evenly over the sentence"].get_ydata()[0] == 0.1
+    assert axis.get_xscale() == "symlog" and "tokens" in axis.get_xlabel()
+    assert lines["attention, trained"].get_color() == figures.ATTENTION
+    assert lines["convolution, trained"].get_color() == figures.CONVOLUTION
+    assert lines["attention, trained"].get_marker() != lines["convolution, trained"].get_marker()
+    styles = [lines[f"attention, {kind}"].get_linestyle() for kind in ("trained", "untrained")]
+    assert styles[0] != styles[1]
+    assert len(axis.collections) == 3  # a band for each curve
     check_png(figure)
 
 
-def test_a_curve_with_a_gap_is_drawn():
-    figure, frame = figures.profiles({"attention": np.array([np.nan, 0.5, 0.2])}, 1)
-    assert np.isnan(frame["attention"][0])
+def test_an_offset_without_pairs_leaves_a_gap():
+    profiles = np.array([[np.nan, 0.5, 0.2], [np.nan, 0.3, 0.2]])
+    figure, frame, _ = figures.offset_profiles({"attention": profiles}, 0.1)
+    assert np.isnan(frame["mean"][0]) and frame["mean"][1] == pytest.approx(0.4)
     check_png(figure)
 
 
-# --- Distances --------------------------------------------------------------------------------
+# --- F3: atlas --------------------------------------------------------------------------------
 
 
-def test_distances_are_drawn_by_layer_and_family():
+def heads_table(layers: int = 3, heads: int = 2, families=("attention", "convolution")):
+    rows = [
+        (layer + 1, head + 1, family, 10 * layer + head + (100 if family == "attention" else 0))
+        for family in families
+        for layer in range(layers)
+        for head in range(heads)
+    ]
+    return pd.DataFrame(rows, columns=["layer", "head", "family", "value"])
+
+
+def test_atlas_shows_every_head_and_names_the_extremes():
+    table = heads_table()
+    figure, frame, alt = figures.atlas(table, "mean distance (tokens)")
+    assert frame.equals(table)
+    left, right, bar = figure.axes
+    for axis, family in ((left, "attention"), (right, "convolution")):
+        grid = axis.images[0].get_array()
+        for _, row in table[table.family == family].iterrows():
+            assert grid[row.layer - 1, row["head"] - 1] == row.value
+        texts = [text.get_text() for text in axis.texts]
+        assert texts == [f"{value:.3g}" for value in grid.ravel()]
+        assert axis.images[0].get_clim() == (0, 121) and axis.get_title() == family
+    assert bar.get_ylabel() == "mean distance (tokens)"
+    assert "lowest attention head: layer 1, head 1, 100.00" in alt
+    assert "highest convolution head: layer 3, head 2, 21.00" in alt
+    check_png(figure)
+
+
+def test_atlas_of_a_model_without_convolution():
+    figure, _, alt = figures.atlas(heads_table(families=("attention",)), "entropy (nats)")
+    assert len(figure.axes) == 2 and "convolution" not in alt
+    check_png(figure)
+
+
+# --- F4: depth --------------------------------------------------------------------------------
+
+
+def test_depth_curves_have_their_intervals():
     table = pd.DataFrame(
-        {
-            "layer": [1, 1, 2, 2, 4],
-            "head": [0, 0, 0, 0, 1],
-            "family": ["attention", "convolution", "attention", "convolution", "attention"],
-            "distance": [5.0, 2.0, 4.0, 1.5, 3.0],
-        }
+        [
+            (model, "attention", layer, 2.0 * layer, 2.0 * layer - 1, 2.0 * layer + 0.5)
+            for model in ("with convolution", "attention only")
+            for layer in (1, 2, 3)
+        ],
+        columns=["model", "family", "layer", "mean", "low", "high"],
     )
-    figure, frame = figures.distances(table, null=7.5)
+    figure, frame, alt = figures.depth_curves(table, "mean distance (tokens)", null=5.5)
     assert frame.equals(table)
     axis = figure.axes[0]
-    for dots, family, color in zip(
-        axis.collections,
-        ("attention", "convolution"),
-        (figures.ATTENTION, figures.CONVOLUTION),
-        strict=True,
-    ):
-        part = table[table.family == family]
-        assert dots.get_offsets().tolist() == part[["layer", "distance"]].to_numpy().tolist()
-        assert to_hex(dots.get_facecolor()[0]).upper() == color
-    (null,) = axis.lines
-    assert set(null.get_ydata()) == {7.5} and null.get_linestyle() == "--"
-    assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > 7.5
-    assert axis.get_xticks().tolist() == [1, 2, 4]
-    paths = [dots.get_paths()[0].vertices.shape for dots in axis.collections]
-    assert paths[0] != paths[1]  # circles and squares
-    assert "tokens" in axis.get_ylabel()
+    assert len(axis.containers) == 2
+    for container in axis.containers:
+        line, _, (bars,) = container
+        assert line.get_ydata().tolist() == [2, 4, 6]
+        ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+        assert ends == [[1, 2.5], [3, 4.5], [5, 6.5]]
+    styles = {container[0].get_linestyle() for container in axis.containers}
+    assert len(styles) == 2  # two models of one family
+    assert "attention, attention only: 4.00" in alt
+    assert axis.get_xticks().tolist() == [1, 2, 3]
+    check_png(figure)
+
+
+# --- F5 to F7 ---------------------------------------------------------------------------------
+
+
+def test_kernels_of_a_word():
+    taps = {"you can go": np.eye(5)[2], "a can of": np.full(5, 0.2)}
+    variation = pd.DataFrame({"layer": [1, 2], "C": [0.2, 0.4], "C_swap": [0.0, 0.1]})
+    figure, frame, alt = figures.kernel_taps(taps, variation, "can")
+    left, right = figure.axes[:2]
+    assert (left.images[0].get_array() == np.array(list(taps.values()))).all()
+    assert [label.get_text() for label in left.get_xticklabels()] == ["-2", "-1", "0", "+1", "+2"]
+    assert [bar.get_height() for bar in right.patches] == [0.2, 0.4, 0.0, 0.1]
+    assert {bar.get_hatch() for bar in right.patches} == {None, "///"}
+    assert frame.weight.sum() == pytest.approx(2) and len(frame) == 10
+    assert "up to 0.80" in alt and "0.30" in alt and "0.05" in alt
+    check_png(figure)
+
+
+@pytest.mark.parametrize(("name", "equal"), [("small", 279), ("medium-small", 416), ("base", 809)])
+def test_cost_split_says_where_convolution_pays(name: str, equal: int):
+    figure, frame, alt = figures.cost_split(ConvBertConfig.named(f"convbert-{name}"))
+    assert f"equal at {equal} tokens" in alt
+    assert np.allclose(frame.groupby("length").share.sum(), 1)
+    wide = frame.pivot(index="length", columns="part", values="macs")
+    assert ((wide.attention > wide.convolution) == (wide.index > equal)).all()
+    if name == "base":
+        assert "takes 1.4 percent, the convolution 9.0" in alt
+    check_png(figure)
+
+
+def test_receptive_fields_end_where_the_kernels_do():
+    n, reach = 15, 2
+    offset = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    bands = np.array([(offset <= reach * layer).astype(float) for layer in (1, 2)])
+    fields = {
+        "all heads": np.full((2, n, n), 1 / n),
+        "attention silenced": bands / bands.sum(-1, keepdims=True),
+    }
+    figure, frame, alt = figures.receptive_fields(fields, reach)
+    silenced = frame[frame.model == "attention silenced"]
+    assert (silenced[silenced.offset.abs() > reach * silenced.layer].share == 0).all()
+    assert np.allclose(frame.groupby(["model", "layer"]).share.sum(), 1)
+    assert alt.endswith("attention silenced, 0.000.") and "all heads, 0.000" not in alt
+    marks = {
+        abs(line.get_xdata()[0]) for line in figure.axes[0].lines if len(line.get_xdata()) == 2
+    }
+    assert marks == {2, 4}
     check_png(figure)
 
 

@@ -14,15 +14,15 @@ from hypothesis.extra import numpy as arrays
 from convbert.locality import measure
 
 
-def no_special(n: int) -> np.ndarray:
-    return np.zeros(n, bool)
+def all_content(n: int) -> np.ndarray:
+    return np.ones(n, bool)
 
 
-def ends_special(n: int) -> np.ndarray:
-    """[CLS] first and [SEP] last."""
-    special = no_special(n)
-    special[[0, -1]] = True
-    return special
+def without_ends(n: int) -> np.ndarray:
+    """[CLS] first and [SEP] last are no content."""
+    content = all_content(n)
+    content[[0, -1]] = False
+    return content
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -99,32 +99,43 @@ def test_first_and_last_tap_look_left_and_right():
 # --- Ledger -----------------------------------------------------------------------------------
 
 
-@given(matrix=matrices(), special=masks())
+@given(matrix=matrices(), content=masks(), valid=masks())
 @settings(max_examples=40, deadline=None)
-def test_ledger_of_attention_sums_to_one(matrix: np.ndarray, special: np.ndarray):
-    parts = measure.ledger(matrix, special)
+def test_ledger_of_attention_sums_to_one(matrix, content, valid):
+    content = content & valid
+    parts = measure.ledger(matrix, content, valid)
+    assert list(parts) == ["content", "special", "padding", "outside"]
     assert np.allclose(sum(parts.values()), 1)
     assert np.abs(parts["outside"]).max() < 1e-12
-    assert np.allclose(parts["special"], (matrix * special).sum(1))
+    assert np.allclose(parts["special"], (matrix * (valid & ~content)).sum(1))
+    assert np.allclose(parts["padding"], (matrix * ~valid).sum(1))
 
 
 def test_ledger_of_a_uniform_kernel():
     """Of nine equal taps, four leave the sentence at its first token, three at its second, ..."""
     band = measure.expand_kernels(np.full((2, 12, 9), 1 / 9))  # two heads
-    parts = measure.ledger(band, ends_special(12))
+    parts = measure.ledger(band, without_ends(12))
     outside = np.array([4, 3, 2, 1, 0, 0, 0, 0, 1, 2, 3, 4]) / 9
     assert parts["outside"].shape == (2, 12) and np.allclose(parts["outside"], outside)
     special = np.array([1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1]) / 9
     assert np.allclose(parts["special"], special)
-    assert np.allclose(sum(parts.values()), 1)
+    assert (parts["padding"] == 0).all() and np.allclose(sum(parts.values()), 1)
+
+
+def test_both_families_on_one_scale():
+    attention, kernels = draw(2, 3, 7, 7), draw(2, 1, 7, 5, seed=1)
+    both = measure.mixing(attention, kernels)
+    assert both.shape == (2, 4, 7, 7) and (both[:, :3] == attention).all()
+    assert (both[:, 3:] == measure.expand_kernels(kernels)).all()
 
 
 # --- Distance ---------------------------------------------------------------------------------
 
 
 def test_identity_has_distance_zero():
-    assert measure.distance(np.eye(7), no_special(7)) == 0
-    assert measure.distance(np.eye(7), ends_special(7)) == 0
+    assert measure.distance(np.eye(7), all_content(7)) == 0
+    assert measure.distance(np.eye(7), without_ends(7)) == 0
+    assert measure.median_distance(np.eye(7), all_content(7)) == 0
 
 
 def test_uniform_kernel_inside_a_text():
@@ -133,169 +144,296 @@ def test_uniform_kernel_inside_a_text():
         n, r = 40, (k - 1) // 2
         band = measure.expand_kernels(np.full((n, k), 1 / k))
         band[:r] = band[n - r :] = 0  # without rows at the edges
-        assert measure.distance(band, no_special(n)) == pytest.approx(expected)
+        assert measure.distance(band, all_content(n)) == pytest.approx(expected)
+        assert measure.window_mass(band, all_content(n), r) == pytest.approx(1)
+        assert measure.signed_mean(band, all_content(n)) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 37])
 def test_uniform_attention(n: int):
     """(n² - 1)/(3n), the mean of |i - j| over all pairs."""
-    assert measure.uniform_distance(no_special(n)) == pytest.approx((n * n - 1) / (3 * n))
+    assert measure.uniform_distance(all_content(n)) == pytest.approx((n * n - 1) / (3 * n))
     # [CLS] and [SEP] are no content: what is left is a shorter sentence.
-    longer = ends_special(n + 2)
-    assert measure.uniform_distance(longer) == pytest.approx((n * n - 1) / (3 * n))
+    assert measure.uniform_distance(without_ends(n + 2)) == pytest.approx((n * n - 1) / (3 * n))
+    uniform = np.full((n, n), 1 / n)
+    assert measure.relative_distance(uniform, all_content(n)) == pytest.approx(1)
 
 
-def test_distance_by_brute_force():
-    for seed in range(5):
-        matrix = draw(10, 10, seed=seed)
-        special = np.random.default_rng(seed).permutation(10) < 3
-        total = weighted = 0.0
-        for i in np.flatnonzero(~special):
-            mass = sum(matrix[i, j] for j in range(10) if not special[j])
-            if mass >= 0.4:
-                total += mass
-                weighted += sum(matrix[i, j] * abs(i - j) for j in range(10) if not special[j])
-        assert measure.distance(matrix, special, least=0.4) == pytest.approx(weighted / total)
+def brute_force(matrix: np.ndarray, content: np.ndarray, value, least: float) -> float:
+    """Average `value(i, j)` by the definition: Σ s_i Σ_j P_ij value / Σ s_i."""
+    total = weighted = 0.0
+    for i in np.flatnonzero(content):
+        mass = sum(matrix[i, j] for j in range(len(content)) if content[j])
+        if mass >= least:
+            share = sum(matrix[i, j] / mass * value(i, j) for j in np.flatnonzero(content))
+            total, weighted = total + mass, weighted + mass * share
+    return weighted / total
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_offsets_by_brute_force(seed: int):
+    matrix, content = draw(10, 10, seed=seed), np.random.default_rng(seed).permutation(10) < 7
+    for found, value in (
+        (measure.distance(matrix, content, 0.6), lambda i, j: abs(i - j)),
+        (measure.signed_mean(matrix, content, 0.6), lambda i, j: j - i),
+        (measure.window_mass(matrix, content, 2, least=0.6), lambda i, j: abs(i - j) <= 2),
+    ):
+        assert found == pytest.approx(brute_force(matrix, content, value, 0.6))
+    uniform = sum(abs(np.subtract.outer(*2 * [np.flatnonzero(content)])) / content.sum())
+    mass = [matrix[i, content].sum() for i in np.flatnonzero(content)]
+    expected = measure.distance(matrix, content) / np.average(uniform, weights=mass)
+    assert measure.relative_distance(matrix, content) == pytest.approx(expected)
 
 
 def test_mass_on_separators_does_not_count():
     """60 % on the last token and 40 % on the neighbors: near, not far."""
-    n, special = 22, ends_special(22)
+    n, content = 22, without_ends(22)
     matrix = np.zeros((n, n))
     for i in range(1, n - 1):
         near = [j for j in (i - 1, i + 1) if 0 < j < n - 1]
         matrix[i, near] = 0.4 / len(near)
         matrix[i, -1] += 0.6
-    assert measure.distance(matrix, special) == pytest.approx(1.0)
-    assert measure.distance(matrix, no_special(n)) > 5
+    assert measure.distance(matrix, content) == pytest.approx(1.0)
+    assert measure.median_distance(matrix, content) == 1
+    assert measure.distance(matrix, all_content(n)) > 5
 
 
 def test_rows_without_mass_are_left_out():
-    special, matrix = ends_special(6), np.zeros((6, 6))
+    content, matrix = without_ends(6), np.zeros((6, 6))
     matrix[:, 0] = 1  # all on [CLS]
-    assert np.isnan(measure.distance(matrix, special))
+    assert np.isnan(measure.distance(matrix, content))
+    assert measure.skipped(matrix, content) == 4
     matrix[1] = [0.96, 0, 0, 0, 0.04, 0]  # below one in twenty
-    assert np.isnan(measure.distance(matrix, special))
+    assert np.isnan(measure.distance(matrix, content))
     matrix[1] = [0.95, 0, 0, 0, 0.05, 0]
-    assert measure.distance(matrix, special) == pytest.approx(3)
+    assert measure.distance(matrix, content) == pytest.approx(3)
     matrix[2] = [0.5, 0, 0, 0.5, 0, 0]  # ten times the mass, distance 1
-    assert measure.distance(matrix, special) == pytest.approx((3 * 0.05 + 1 * 0.5) / 0.55)
+    assert measure.distance(matrix, content) == pytest.approx((3 * 0.05 + 1 * 0.5) / 0.55)
+    assert measure.median_distance(matrix, content) == 1 and measure.skipped(matrix, content) == 2
+    nothing = np.zeros(6, bool)
     with np.errstate(all="raise"):
-        measure.distance(matrix, np.ones(6, bool))
+        for found in (
+            measure.distance(matrix, nothing),
+            measure.median_distance(matrix, nothing),
+            measure.relative_distance(matrix, nothing),
+            measure.window_mass(matrix, nothing, 2, corrected=True),
+            measure.entropy(matrix, nothing)["nats"],
+            measure.tv_static(matrix, nothing, 2),
+        ):
+            assert np.isnan(found)
 
 
-def test_each_head_on_its_own():
-    heads, special = draw(2, 3, 8, 8), ends_special(8)
+ALL = {
+    "distance": measure.distance,
+    "median": measure.median_distance,
+    "relative": measure.relative_distance,
+    "signed": measure.signed_mean,
+    "window": lambda m, c: measure.window_mass(m, c, 2),
+    "corrected": lambda m, c: measure.window_mass(m, c, 2, corrected=True),
+    "nats": lambda m, c: measure.entropy(m, c)["nats"],
+    "support": lambda m, c: measure.entropy(m, c)["support"],
+    "normalized": lambda m, c: measure.entropy(m, c)["normalized"],
+    "tv_dynamic": lambda m, c: measure.tv_dynamic(m, c, 2),
+    "tv_static": lambda m, c: measure.tv_static(m, c, 2),
+    "toeplitz": measure.toeplitz_share,
+    "skipped": measure.skipped,
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_head_on_its_own(name: str):
+    heads, content = draw(2, 3, 8, 8), without_ends(8)
     heads[1, 2] = 0
     heads[1, 2, :, 0] = 1
-    found = measure.distance(heads, special)
-    assert found.shape == (2, 3) and np.isnan(found[1, 2])
+    found = ALL[name](heads, content)
+    assert found.shape == (2, 3) and (np.isnan(found[1, 2]) or name == "skipped")
     for layer, head in ((0, 0), (0, 2), (1, 1)):
-        assert found[layer, head] == pytest.approx(measure.distance(heads[layer, head], special))
-    swapped = measure.distance(heads[:, [2, 0, 1]], special)
-    assert np.array_equal(swapped, found[:, [2, 0, 1]], equal_nan=True)
+        assert found[layer, head] == pytest.approx(ALL[name](heads[layer, head], content))
+    swapped = ALL[name](heads[:, [2, 0, 1]], content)
+    assert np.allclose(swapped, found[:, [2, 0, 1]], equal_nan=True)
 
 
-@given(matrix=matrices(), special=masks())
-@settings(max_examples=60, deadline=None)
-def test_distance_sees_only_how_far(matrix: np.ndarray, special: np.ndarray):
-    found = measure.distance(matrix, special)
-    content = np.flatnonzero(~special)
-    if len(content) == 0:
-        assert np.isnan(found)
-        return
-    if not np.isnan(found):
-        assert 0 <= found <= content[-1] - content[0]
-    mirrored = measure.distance(matrix[::-1, ::-1], special[::-1])
-    assert np.allclose(found, mirrored, equal_nan=True)
-    # Moved to the right by words that nobody looks at.
+@pytest.mark.parametrize("name", ALL)
+@given(matrix=matrices(), content=masks())
+@settings(max_examples=25, deadline=None)
+def test_only_offsets_count(name: str, matrix: np.ndarray, content: np.ndarray):
+    """Mirroring flips the sign of the mean offset alone; words nobody looks at change nothing."""
+    found = ALL[name](matrix, content)
+    mirrored = ALL[name](matrix[::-1, ::-1], content[::-1])
+    sign = -1 if name == "signed" else 1
+    assert np.allclose(found, sign * mirrored, equal_nan=True)
     moved = np.zeros((12, 12))
     moved[3:, 3:] = matrix
-    there = measure.distance(moved, np.concatenate([np.ones(3, bool), special]))
+    there = ALL[name](moved, np.concatenate([np.zeros(3, bool), content]))
     assert np.allclose(found, there, equal_nan=True)
 
 
-# --- Averages ---------------------------------------------------------------------------------
+@given(matrix=matrices(), content=masks())
+@settings(max_examples=40, deadline=None)
+def test_ranges(matrix: np.ndarray, content: np.ndarray):
+    found = {name: float(function(matrix, content)) for name, function in ALL.items()}
+    if not content.any():
+        return
+    reach = np.ptp(np.flatnonzero(content))
+    assert np.isnan(found["distance"]) or 0 <= found["distance"] <= reach
+    for name in ("window", "normalized", "tv_dynamic", "tv_static", "toeplitz"):
+        assert np.isnan(found[name]) or -1e-9 <= found[name] <= 1 + 1e-9, name
+    if not np.isnan(found["tv_static"]):
+        assert found["tv_static"] >= found["tv_dynamic"] - 1e-9
+    assert np.isnan(found["support"]) or found["support"] <= content.sum() + 1e-9
 
 
-def test_mean_map_is_of_the_first_tokens():
-    maps = [draw(n, n, seed=n) for n in (5, 9, 6)]
-    found = measure.mean_map(maps, 5)
-    assert found.shape == (5, 5)
-    assert found[3, 4] == pytest.approx(np.mean([m[3, 4] for m in maps]))
-    assert (measure.mean_map(maps[:1], 5) == maps[0]).all()
+# --- Sign, window, entropy --------------------------------------------------------------------
 
 
-def test_mean_map_refuses():
-    maps = [draw(n, n) for n in (9, 4, 6)]
-    with pytest.raises(
-        ValueError, match="mean map of 7 tokens: got 3 sentences, the shortest of 4"
-    ):
-        measure.mean_map(maps, 7)
-    with pytest.raises(ValueError, match="mean map of 7 tokens: got 0 sentences"):
-        measure.mean_map([], 7)
+def test_next_token_is_positive():
+    following, content = np.eye(8, k=1), all_content(8)
+    assert measure.signed_mean(following, content) == 1
+    assert measure.signed_mean(following.T, content) == -1
+    shares = measure.by_offset(following, content)
+    assert shares.argmax() == 7 + 1 and shares.sum() == pytest.approx(1)
+
+
+def test_window_above_chance():
+    uniform, content = np.full((20, 20), 0.05), without_ends(20)
+    assert measure.window_mass(uniform, content, 2, corrected=True) == pytest.approx(0)
+    assert measure.window_mass(np.eye(20), content, 0, corrected=True) == pytest.approx(1)
+    assert np.isnan(measure.window_mass(uniform, content, 20, corrected=True))  # always 1
+
+
+def test_entropy_of_even_rows_is_the_support():
+    uniform, content = np.full((11, 11), 1 / 11), without_ends(11)
+    found = measure.entropy(uniform, content)
+    assert found["nats"] == pytest.approx(np.log(9)) and found["support"] == pytest.approx(9)
+    assert found["normalized"] == pytest.approx(1)
+    # An even kernel reaches its maximum, too, if only what it can reach is counted.
+    band = measure.expand_kernels(np.full((11, 5), 0.2))
+    even = measure.entropy(band, content, reachable=band > 0)
+    assert even["normalized"] == pytest.approx(1) and even["support"] < 5
+    assert measure.entropy(band, content)["normalized"] < 0.8
+
+
+def test_entropy_where_one_token_can_be_reached():
+    found = measure.entropy(np.eye(5), all_content(5), reachable=np.eye(5, dtype=bool))
+    assert found["nats"] == 0 and found["support"] == 1 and np.isnan(found["normalized"])
+
+
+# --- Profile ----------------------------------------------------------------------------------
 
 
 def test_profile_of_one_kernel_is_that_kernel():
     kernel = draw(9)
-    bands = [measure.expand_kernels(np.tile(kernel, (n, 1))) for n in (12, 20)]
-    found = measure.offset_profile(bands, [no_special(12), ends_special(20)], 4)
-    assert np.allclose(found, kernel)
-    wide = measure.offset_profile(bands, [no_special(12), ends_special(20)], 6)
-    assert np.allclose(wide, [0, 0, *kernel, 0, 0])
+    for n, content in ((12, all_content(12)), (20, without_ends(20))):
+        band = measure.expand_kernels(np.tile(kernel, (n, 1)))
+        found, counts = measure.offset_profile(band, content, 6)
+        assert np.allclose(found, [0, 0, *kernel, 0, 0])
+        assert counts.tolist() == [content.sum() - abs(offset) for offset in range(-6, 7)]
 
 
 def test_profile_is_the_mean_of_the_taps():
     """Kernels that differ from token to token: each tap's mean over pairs of content tokens."""
-    kernels = [draw(14, 9, seed=1), draw(11, 9, seed=2)]
-    special = [ends_special(14), np.arange(11) % 4 == 0]
-    found = measure.offset_profile([measure.expand_kernels(k) for k in kernels], special, 4)
+    kernels, content = draw(2, 14, 9, seed=1), np.arange(14) % 4 != 0
+    found, counts = measure.offset_profile(measure.expand_kernels(kernels), content, 4)
     for tap in range(9):
-        weights = [
-            k[i, tap]
-            for k, marks in zip(kernels, special, strict=True)
-            for i in range(len(k))
-            if 0 <= i + tap - 4 < len(k) and not marks[i] and not marks[i + tap - 4]
+        rows = [
+            i for i in range(14) if 0 <= i + tap - 4 < 14 and content[i] and content[i + tap - 4]
         ]
-        assert found[tap] == pytest.approx(np.mean(weights))
-
-
-def test_sign_of_an_offset():
-    """Positive looks right: a head that takes from the next token peaks at +1."""
-    following = np.eye(8, k=1)
-    found = measure.offset_profile([following], [no_special(8)], 2)
-    assert found.tolist() == [0, 0, 0, 1, 0]
-    found = measure.offset_profile([following.T], [no_special(8)], 2)
-    assert found.tolist() == [0, 1, 0, 0, 0]
+        assert counts[tap] == len(rows)
+        for head in range(2):
+            assert found[head, tap] == pytest.approx(np.mean(kernels[head, rows, tap]))
 
 
 def test_profile_without_a_pair_has_no_number():
-    found = measure.offset_profile([draw(3, 3)], [np.array([False, True, False])], 3)
+    found, counts = measure.offset_profile(draw(3, 3), np.array([True, False, True]), 3)
     assert np.isnan(found).tolist() == [True, False, True, False, True, False, True]
-    assert np.isnan(measure.offset_profile([], [], 2)).all()
+    assert counts.tolist() == [0, 1, 0, 2, 0, 1, 0]
 
 
-@given(matrix=matrices(), special=masks())
+@given(matrix=matrices(), content=masks())
 @settings(max_examples=40, deadline=None)
-def test_mirrored_text_mirrors_the_profile(matrix: np.ndarray, special: np.ndarray):
-    found = measure.offset_profile([matrix], [special], 8)
-    mirrored = measure.offset_profile([matrix[::-1, ::-1]], [special[::-1]], 8)
-    assert np.allclose(found[::-1], mirrored, equal_nan=True)
-    # Weighted by the number of pairs, the profile holds all the mass between content tokens.
-    places = np.flatnonzero(~special)
-    offsets = (places[None, :] - places[:, None]).ravel()
-    counts = np.bincount(offsets + 8, minlength=17)
-    total = matrix[np.ix_(places, places)].sum()
+def test_profile_holds_all_mass(matrix: np.ndarray, content: np.ndarray):
+    found, counts = measure.offset_profile(matrix, content, 8)
+    total = matrix[np.ix_(content, content)].sum()
     assert np.nansum(found * counts) == pytest.approx(total)
 
 
-def test_lists_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="shorter"):
-        measure.offset_profile([draw(3, 3)], [], 1)
+# --- Can a convolution replace it? ------------------------------------------------------------
+
+
+def test_a_dynamic_kernel_loses_nothing_to_a_dynamic_kernel():
+    band = measure.expand_kernels(draw(15, 9))
+    assert measure.tv_dynamic(band, without_ends(15), 4) == pytest.approx(0, abs=1e-12)
+    assert measure.tv_static(band, without_ends(15), 4) > 0.2
+
+
+def test_a_static_kernel_loses_nothing_to_a_static_kernel():
+    band = measure.expand_kernels(np.tile(draw(9), (15, 1)))
+    assert measure.tv_static(band, all_content(15), 4) == pytest.approx(0, abs=1e-12)
+    assert measure.toeplitz_share(band, all_content(15)) == pytest.approx(1)
+
+
+def test_the_kernel_of_a_corpus_may_be_given():
+    band = measure.expand_kernels(np.tile(draw(9), (15, 1)))
+    other = np.roll(draw(9), 3)
+    assert measure.tv_static(band, all_content(15), 4, other) > 0.1
+
+
+def test_loss_by_brute_force():
+    matrix, content, reach = draw(9, 9), without_ends(9), 2
+    profile, _ = measure.offset_profile(matrix, content, reach)
+    total = lost = 0.0
+    places = np.flatnonzero(content)
+    for i in places:
+        kernel = np.array([profile[j - i + 2] if abs(j - i) <= 2 else 0 for j in places])
+        row = matrix[i, places]
+        distance = 0.5 * np.abs(row / row.sum() - kernel / kernel.sum()).sum()
+        total, lost = total + row.sum(), lost + row.sum() * distance
+    assert measure.tv_static(matrix, content, reach) == pytest.approx(lost / total)
+
+
+def test_a_far_head_cannot_be_replaced():
+    far = np.roll(np.eye(20), 9, axis=1)
+    assert measure.tv_dynamic(far, all_content(20), 4) == 1
+    assert measure.tv_static(far, all_content(20), 4) == 1
+    assert measure.tv_static(far, all_content(20), 19) < 0.6  # position alone says more
+
+
+def test_toeplitz_share_of_a_constant_has_no_number():
+    assert np.isnan(measure.toeplitz_share(np.full((7, 7), 1 / 7), all_content(7)))
+    assert measure.toeplitz_share(np.eye(7, k=2) + 0.1, all_content(7)) == pytest.approx(1)
+
+
+# --- Values, rollout --------------------------------------------------------------------------
+
+
+def test_values_weigh_keys():
+    matrix, norms = draw(2, 3, 5, 5), 1 + draw(2, 3, 5)
+    weighed = measure.weigh_by_values(matrix, norms)
+    assert weighed[1, 2, 3, 4] == matrix[1, 2, 3, 4] * norms[1, 2, 4]
+    even = measure.weigh_by_values(matrix, np.full((2, 3, 5), 2.0))
+    assert np.allclose(
+        measure.distance(even, all_content(5)), measure.distance(matrix, all_content(5))
+    )
+    shares = measure.convolution_share(weighed, 2)
+    assert shares == pytest.approx(weighed[:, 2].sum((1, 2)) / weighed.sum((1, 2, 3)))
+
+
+def test_rollout_of_bands():
+    band = measure.expand_kernels(np.full((3, 2, 12, 3), 1 / 3))
+    states, lost = measure.rollout(band)
+    assert states.shape == (3, 12, 12) and np.allclose(states.sum(-1), 1)
+    far = np.abs(np.subtract.outer(np.arange(12), np.arange(12)))
+    for layer in range(3):
+        assert (states[layer][far > layer + 1] == 0).all() and (
+            states[layer][far <= layer + 1] > 0
+        ).all()
+    assert np.allclose(lost[:, [0, -1]], 1 / 3) and np.allclose(lost[:, 1:-1], 0)
+    assert np.allclose(measure.rollout(np.eye(5)[None, None])[0], np.eye(5))
 
 
 def test_needs_numpy_only():
+    names = ("measure", "statistics")
     code = "import sys\n"
     code += "for name in ('paddle', 'matplotlib', 'pandas'): sys.modules[name] = None\n"
-    code += "import convbert.locality.measure"
+    code += "\n".join(f"import convbert.locality.{name}" for name in names)
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

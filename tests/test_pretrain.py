@@ -298,12 +298,18 @@ def test_options_reach_the_model(text: Path, tmp_path: Path):
     words = ConvBertTokenizer([*SPECIAL_TOKENS, "the", "dog"])
     words.save_pretrained(tmp_path)
     options = tiny(
-        tmp_path, text, conv_type="noconv", dropout=0.3, vocab_file=str(tmp_path / "vocab.txt")
+        tmp_path,
+        text,
+        conv_type="noconv",
+        intermediate_size=40,
+        dropout=0.3,
+        vocab_file=str(tmp_path / "vocab.txt"),
     )
     tokenizer = pretrain.make_tokenizer(options, text / "train.txt")
     assert tokenizer.vocabulary == words.vocabulary
     config = pretrain.model_config(options, tokenizer)
     assert (config.conv_type, config.vocab_size, config.hidden_size) == ("noconv", 7, 128)
+    assert config.intermediate_size == 40
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.3
 
 

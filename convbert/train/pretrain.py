@@ -64,6 +64,7 @@ class PretrainConfig:
     init_from_ckpt: bool = False  # like resume, from the checkpoint that model_name_or_path names
     dropout: float = 0.1  # of hidden states and attention, in both networks
     conv_type: str = "sdconv"  # "noconv": the same model with attention heads only
+    intermediate_size: int = 0  # width of the feed-forward layer; 0: the size's own
     seed: int = 42  # of weights, order, masks, samples and dropout
     device: str = "auto"  # auto, cpu or gpu
     precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
@@ -189,8 +190,10 @@ def make_tokenizer(config: PretrainConfig, found: Path) -> ConvBertTokenizer:
 
 def model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBertConfig:
     """Return the discriminator's configuration of a run."""
+    wide = {"intermediate_size": config.intermediate_size} if config.intermediate_size else {}
     return ConvBertConfig.named(
         config.size,
+        **wide,
         vocab_size=tokenizer.vocab_size,
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
