@@ -267,3 +267,28 @@ def layer_gaps(gaps: dict[str, list[float]], tolerance: float) -> tuple[Figure, 
     axis.set(xlabel="encoder layer", ylabel="largest |difference|", ylim=(floor / 2, 10.0))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(0, 0.72))
     return figure, pd.DataFrame(data, columns=["model", "layer", "gap"])
+
+
+def training_days(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Draw how long pretraining takes, on a logarithmic scale.
+
+    Args:
+        table: days, a row per size and a column per device.
+
+    Returns:
+        The figure and the table.
+    """
+    figure = Figure(figsize=(7.0, 3.0), layout="constrained")
+    axis = figure.subplots()
+    places, height = np.arange(len(table)), 0.8 / table.shape[1]
+    for number, device in enumerate(table):
+        shade = str(0.2 + 0.6 * number / max(1, table.shape[1] - 1))
+        at = places + (number - (table.shape[1] - 1) / 2) * height
+        bars = axis.barh(at, table[device], height * 0.9, color=shade, label=device)
+        axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)
+    axis.set_yticks(places, table.index)
+    axis.invert_yaxis()
+    axis.set(xscale="log", xlabel="days for a million updates, one device (assumed utilization)")
+    axis.margins(x=0.1)
+    axis.legend(frameon=False, fontsize=8)
+    return figure, table.rename_axis("size").reset_index()

@@ -81,6 +81,30 @@ def run(
     return seconds
 
 
+def kill_when(words: Sequence[str], log: str | Path, path: str | Path) -> None:
+    """Start a command, and kill it without warning as soon as a path exists.
+
+    Args:
+        words: the command line.
+        log: file that receives what it prints.
+        path: what to wait for, such as a checkpoint's folder.
+
+    Raises:
+        JobFailed: the command ended by itself.
+    """
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    process, _ = _start(words, Path(log), threads=1)
+    try:
+        while not Path(path).exists():
+            if process.poll() is not None:
+                end = Path(log).read_text(encoding="utf-8", errors="replace")[-500:]
+                raise JobFailed(f"the command ended before {path} was there; {log} ends with {end}")
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _start(words: Sequence[str], log: Path, threads: int) -> tuple[subprocess.Popen, float]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with open(log, "w", encoding="utf-8") as file:

@@ -89,3 +89,12 @@ def test_layer_gaps_are_drawn_against_the_tolerance():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["embeddings", "0", "1"]
     assert labels(figure) == [("encoder layer", "largest |difference|")]
     assert data[data.model == "broken"].gap.tolist() == [0, 1e-6, 0.3]
+
+
+def test_days_are_drawn_as_given():
+    table = pd.DataFrame({"slow": [4.0, 80.0], "fast": [1.0, 20.0]}, index=["small", "base"])
+    figure, data = charts.training_days(table)
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == [4.0, 80.0, 1.0, 20.0]
+    assert figure.axes[0].get_xscale() == "log"
+    assert data.set_index("size").loc["base", "fast"] == 20.0

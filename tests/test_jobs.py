@@ -182,3 +182,14 @@ def test_options_survive_the_command_line(name: str):
     words = jobs.command(name, **asdict(config))
     assert words[:4] == [sys.executable, "-m", "convbert", name]
     assert cli.parse(f"convbert {name}", Config, words[4:]) == config
+
+
+def test_a_command_is_killed_when_a_path_exists(tmp_path: Path):
+    pid = tmp_path / "pid"
+    jobs.kill_when(sleeper(pid), tmp_path / "logs" / "log.txt", pid)
+    assert not is_alive(pid)
+
+
+def test_a_command_that_ends_before_the_kill_is_an_error(tmp_path: Path):
+    with pytest.raises(jobs.JobFailed, match=r"ended before .*never.*farewell"):
+        jobs.kill_when(python("print('farewell')"), tmp_path / "log.txt", tmp_path / "never")
