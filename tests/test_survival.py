@@ -475,6 +475,17 @@ loop.train = train
 """
 
 
+SLOW_SAVE = """
+import time
+from convbert.train import checkpoint
+original = checkpoint.save
+def save(*arguments):
+    time.sleep(1)
+    return original(*arguments)
+checkpoint.save = save
+"""
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
@@ -531,9 +542,11 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
 ):
     output = tmp_path / "run"
     words = command(output, text, max_steps=3000, save_steps=1000, eval_steps=0)
-    runs = start_pair(server, words, tmp_path)
+    runs = start_pair(server, words, tmp_path, SLOW_SAVE)
     assert wait_until(lambda: steps_logged(output) >= 3, runs[0]), runs[0].printed
     runs[1].send(signal.SIGTERM)
+    runs[1].wait()  # not before the other has saved: the launcher would kill that one
+    assert list(output.glob("step-*"))
     assert [run.wait() for run in runs] == [143, 143], runs[0].printed + runs[1].printed
     step = steps_logged(output)
     assert [path.name for path in output.glob("step-*")] == [f"step-{step:06d}"]
