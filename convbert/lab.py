@@ -49,6 +49,7 @@ class Scale:
     finetune_steps: int  # updates of fine-tuning
     locality_sentences: int  # held-out sentences over which heads are measured
     copy_steps: int  # updates of the copy-the-previous-token demonstration
+    control_steps: int  # updates of each model in the comparison with and without convolution
     limit_s: int  # seconds after which the runner stops a notebook
 
 
@@ -64,6 +65,7 @@ _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "finetune_steps": (10, 200, 40_000),
     "locality_sentences": (20, 200, 1_000),
     "copy_steps": (50, 100, 400),
+    "control_steps": (10, 300, 100_000),
     "limit_s": (120, 900, 60 * 24 * 3600),
 }
 SCALES: Mapping[str, Scale] = MappingProxyType(

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from convbert import jobs
+from convbert import budget, jobs
+from convbert.config import ConvBertConfig
 from convbert.lab import Scale
 
 
@@ -60,6 +61,50 @@ def finetuning(scale: Scale) -> dict[str, Any]:
         "logging_steps": max(1, scale.finetune_steps // 20),
         "save_steps": max(1, scale.finetune_steps // 2),
     }
+
+
+def controlled(
+    scale: Scale, output_dir: str | Path, seeds: Sequence[int]
+) -> dict[tuple[str, int], Path]:
+    """Return pairs of pretrained models that differ in convolution heads alone.
+
+    Text, order, masks, updates and the number of parameters are equal. Both learn by masked words
+    (one network, no discriminator), which shows the most in a few hundred updates. One checkpoint
+    is kept half-way. Finished runs are used again.
+
+    Returns:
+        ("with convolution" or "attention only", seed) -> folder of the run.
+    """
+    root = Path(output_dir, "controlled", scale.name)
+    shape, steps = ConvBertConfig.named(scale.model), scale.control_steps
+    tiny = scale.model == "convbert-tiny"
+    options = pretraining(scale) | {
+        "objective": "mlm",
+        "max_steps": steps,
+        "max_seq_length": min(32, scale.pretrain_length) if tiny else scale.pretrain_length,
+        "warmup_steps": max(1, steps // 10),
+        "logging_steps": max(1, steps // 20),
+        "eval_steps": steps,
+        "save_steps": max(1, steps // 2),
+    }
+    arms = {"with convolution": shape, "attention only": budget.attention_only(shape)}
+    folders, commands = {}, {}
+    from convbert.train.pretrain import PretrainConfig  # brings Paddle, so not before it is needed
+
+    for (arm, config), seed in itertools.product(arms.items(), seeds):
+        name = f"{config.conv_type}-{seed}"
+        folders[arm, seed] = root / name
+        own = options | {
+            "conv_type": config.conv_type,
+            "intermediate_size": config.intermediate_size,
+            "seed": seed,
+        }
+        if not _is_finished(root / name, PretrainConfig("", **own), "final"):
+            commands[name] = jobs.command("pretrain", **own, output_dir=root / name, resume=True)
+    print(f"controlled pairs: {len(commands)} runs to do, {len(folders) - len(commands)} found")
+    if commands:
+        jobs.run(commands, root / "logs")
+    return folders
 
 
 def checkpoints(

@@ -1,0 +1,241 @@
+"""The explorers as a reader meets them: in JupyterLab, light and dark, and in an exported page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from browser import Watcher, open_page
+from nbformat.v4 import new_code_cell, new_notebook
+
+from convbert import runner
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = "the dog sees the cat and the bird"
+SETUP = f"""
+import numpy as np, paddle
+from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizer
+from convbert.locality import record, widgets
+from convbert.tokenizer import SPECIAL_TOKENS
+words = ConvBertTokenizer([*SPECIAL_TOKENS, *"the dog sees cat and bird a".split()])
+paddle.seed(0)
+config = ConvBertConfig.named("convbert-tiny", vocab_size=words.vocab_size, num_hidden_layers=2)
+models = [ConvBertForMaskedLM(config) for _ in range(3)]
+records = {{100 * i: record.record(m, words, [{TEXT!r}]) for i, m in enumerate(models)}}
+"""
+CELLS = (
+    f"widgets.MixingExplorer(models[0], words, {TEXT!r})",
+    f"widgets.HeadAblation(models[0], words, {TEXT!r})",
+    "widgets.CheckpointScrubber(records)",
+)
+DONE = "() => document.querySelectorAll('.jp-OutputArea svg[role=img]').length === 3"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """Start JupyterLab on a notebook with the three explorers; yields its address."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # or Lab would ask
+    cells = [new_code_cell(source) for source in (SETUP, *CELLS)]
+    notebook = new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, tmp_path / "explorers.ipynb")
+    settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(8)
+    words = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    words += [f"--port={port}", f"--IdentityProvider.token={token}", f"--notebook-dir={tmp_path}"]
+    words += ["--LabApp.expose_app_in_browser=True"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+    }
+    environment.pop("CONVBERT_STATIC", None)
+    with open(tmp_path / "lab.txt", "w") as log:
+        server = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api?token={token}", tmp_path / "lab.txt")
+            yield f"http://127.0.0.1:{port}/lab/tree/explorers.ipynb?token={token}"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def wait_for(address: str, log: Path) -> None:
+    for _ in range(200):
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+
+
+class Explorer:
+    """One of the explorers on the page."""
+
+    def __init__(self, page: Any, number: int) -> None:
+        self.page = page
+        self.output = page.locator(".jp-OutputArea").filter(has=page.locator("svg[role=img]"))
+        self.output = self.output.nth(number)
+
+    def picture(self) -> str:
+        return str(self.output.locator("svg[role=img]").first.evaluate("svg => svg.outerHTML"))
+
+    def alt(self) -> str:
+        return str(self.output.locator("svg[role=img]").first.get_attribute("aria-label"))
+
+    def press(self, control: Any, *keys: str) -> str:
+        """Use a control by keyboard, wait for another picture, and return its alt text."""
+        before = self.picture()
+        control.focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.wait(before)
+        return self.alt()
+
+    def wait(self, before: str) -> None:
+        deadline = time.monotonic() + 20
+        while self.picture() == before:
+            assert time.monotonic() < deadline, f"the picture did not change: {self.alt()}"
+            self.page.wait_for_timeout(20)
+
+    def labeled(self, label: str) -> Any:
+        return self.output.get_by_label(label, exact=True)
+
+
+def use_mixing(page: Any) -> None:
+    explorer = Explorer(page, 0)
+    assert "Layer 1, token 2:" in explorer.alt()
+    assert "Layer 2, token 2:" in explorer.press(explorer.labeled("layer"), "ArrowDown")
+    for control in ("attention", "convolution"):
+        explorer.press(explorer.labeled(control), "ArrowDown")
+    assert "token 3:" in explorer.press(explorer.labeled("token"), "ArrowDown")
+    before = explorer.picture()
+    explorer.labeled("token").locator("option").nth(5).click()  # a mouse does it, too
+    explorer.wait(before)
+    assert "token 6:" in explorer.alt()
+    before = explorer.picture()
+    explorer.labeled("text B").fill("a cat")
+    explorer.wait(before)
+    assert explorer.picture().count("<image") == 4  # two matrices for each text
+    explorer.labeled("text A").fill("")
+    explorer.output.get_by_role("alert").wait_for()
+    assert "empty" in explorer.output.get_by_role("alert").inner_text()
+    before = explorer.picture()
+    explorer.labeled("text A").fill(TEXT)
+    explorer.labeled("text B").fill("")
+    explorer.wait(before)
+    assert explorer.output.get_by_role("alert").count() == 0
+    for control in ("layer", "attention", "convolution"):
+        explorer.press(explorer.labeled(control), "ArrowUp")
+    explorer.press(explorer.labeled("token"), "Home", "ArrowDown")
+
+
+def use_ablation(page: Any) -> None:
+    explorer = Explorer(page, 1)
+    assert "a change of +0.0000" in explorer.alt()
+    box = explorer.output.get_by_role("checkbox").nth(2)
+    explorer.press(box, "Space")
+    assert "1 silenced" in explorer.picture()
+    explorer.press(explorer.labeled("token"), "ArrowUp")
+    alt = explorer.press(explorer.output.get_by_role("button"), "Enter")
+    assert "Silencing one head at a time" in alt
+    explorer.press(box, "Space")
+    before = explorer.picture()
+    explorer.labeled("text").fill("the cat sees a dog")
+    explorer.wait(before)
+    before = explorer.picture()
+    explorer.labeled("text").fill(TEXT)
+    explorer.wait(before)
+    assert "a change of +0.0000" in explorer.alt()
+
+
+def use_scrubber(page: Any) -> None:
+    explorer = Explorer(page, 2)
+    handle = explorer.output.locator(".noUi-handle")
+    assert "step 200" in explorer.alt()
+    assert "step 100" in explorer.press(handle, "ArrowLeft")
+    assert "step 0" in explorer.press(handle, "ArrowLeft")
+    assert "step 200" in explorer.press(handle, "End")
+
+
+CONTRAST = """svg => {
+  const light = rgb => { const [r, g, b] = rgb.match(/[0-9.]+/g).map(Number);
+    return (0.299 * r + 0.587 * g + 0.114 * b) / 255; };
+  let place = svg.parentElement;
+  const clear = e => /rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(e).backgroundColor);
+  while (clear(place)) place = place.parentElement;
+  return [light(getComputedStyle(svg.querySelector("text")).fill),
+          light(getComputedStyle(place).backgroundColor)];
+}"""
+
+
+def test_explorers_in_jupyterlab(lab: str, tmp_path: Path):
+    """Every control changes its picture in either theme; nothing is fetched, no error is logged."""
+    with open_page(viewport={"width": 1300, "height": 2600}) as page:
+        watcher = Watcher(page, lab.split("/lab/")[0])
+        page.goto(lab)
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=40_000)
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=40_000)
+        # Not the promise: it would be waited for without a limit.
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+        page.wait_for_function(DONE, timeout=60_000)
+        for theme in ("Light", "Dark"):
+            run = "window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
+            change = f"theme => {{ {run} }}"
+            page.evaluate(change, f"JupyterLab {theme}")
+            is_light = "true" if theme == "Light" else "false"
+            page.wait_for_selector(f"body[data-jp-theme-light={is_light}]")
+            for number, use in enumerate((use_mixing, use_ablation, use_scrubber)):
+                use(page)
+                svg = Explorer(page, number).output.locator("svg[role=img]").first
+                ink, paper = svg.evaluate(CONTRAST)
+                assert (
+                    (ink < 0.3 and paper > 0.7) if theme == "Light" else (ink > 0.7 > 0.3 > paper)
+                )
+            page.screenshot(path=tmp_path / f"{theme}.png")
+        assert watcher.outside == []
+        assert watcher.errors == []
+
+
+def pictures(page: Any) -> list[dict[str, Any]]:
+    found = (
+        "images => images.map(i => ({alt: i.alt, width: i.naturalWidth, height: i.clientHeight}))"
+    )
+    return list(page.eval_on_selector_all("img", found))
+
+
+def test_the_page_of_notebook_06_shows_every_picture_offline(tmp_path: Path):
+    with open_page(offline=True) as page:
+        (outcome,) = runner.run_notebooks(
+            [ROOT / "notebooks" / "06_head_locality.ipynb"], scale="smoke", output_dir=tmp_path
+        )
+        assert outcome.failure is None, outcome.failure
+        watcher = Watcher(page, "file://")
+        page.goto(outcome.notebook.with_suffix(".html").as_uri())
+        shown = pictures(page)
+        assert len(shown) == len(outcome.content["figures"]) >= 10
+        for picture in shown:
+            assert picture["width"] > 100 and picture["height"] > 50
+            assert re.search(r"\d", picture["alt"]), picture
+        assert (watcher.outside, watcher.errors) == ([], [])
