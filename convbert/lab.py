@@ -53,7 +53,6 @@ class Scale:
     limit_s: int  # seconds after which the runner stops a notebook
 
 
-_NAMES = ("smoke", "cpu", "paper")
 _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "seeds": (1, 3, 5),
     "model": ("convbert-tiny", "convbert-tiny", "convbert-base"),
@@ -68,11 +67,9 @@ _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "control_steps": (10, 300, 100_000),
     "limit_s": (120, 900, 60 * 24 * 3600),
 }
+_COLUMNS = zip(("smoke", "cpu", "paper"), *_TABLE.values(), strict=True)
 SCALES: Mapping[str, Scale] = MappingProxyType(
-    {
-        name: Scale(name, **dict(zip(_TABLE, column, strict=True)))
-        for name, column in zip(_NAMES, zip(*_TABLE.values(), strict=True), strict=True)
-    }
+    {name: Scale(name, **dict(zip(_TABLE, values, strict=True))) for name, *values in _COLUMNS}
 )
 
 
