@@ -1,6 +1,7 @@
 """Data parallelism: every process takes its share of a batch, and all take the same step.
 
-`python -m paddle.distributed.launch` starts the processes; a process alone is a world of one.
+`python -m paddle.distributed.launch --gpus 0,1 python -m convbert pretrain …` starts them (the
+launcher itself knows no `-m convbert`); a process alone is a world of one.
 """
 
 from __future__ import annotations
