@@ -189,17 +189,24 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_happened(
     pytest.fail(f"too few of a kind: {counts}")
 
 
-def test_fine_tuning_survives_kills_as_well(server: Server, whole: Path, tmp_path: Path):
-    """`glue`: the same loop; 6 batches an epoch, so 20 steps cross three borders of epochs."""
-    data, rng = tmp_path / "data" / "glue" / "SST-2", random.Random(1)
-    data.mkdir(parents=True)
+def fine_tuning(whole: Path, folder: Path, **changes) -> tuple[list[str], dict]:
+    """Return the words of `glue` on a made task, less the output folder; and where it runs."""
+    data, rng = folder / "data" / "glue" / "SST-2", random.Random(1)
+    data.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", 22), ("dev", 8)):
         rows = (f"word{rng.randrange(40)} word{i % 2}\t{i % 2}\n" for i in range(count))
         (data / f"{split}.tsv").write_text("sentence\tlabel\n" + "".join(rows), encoding="utf-8")
-    options = dict(task_name="sst-2", model_name_or_path=whole / "final", batch_size=4)
-    options |= dict(max_steps=20, logging_steps=1, save_steps=3, resume=True)
+    options = dict(task_name="sst-2", model_name_or_path=whole / "final", logging_steps=1)
+    options |= changes
     words = ["glue", *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
-    place = {"environment": {"CONVBERT_DATA": str(tmp_path / "data")}}
+    return words, {"CONVBERT_DATA": str(folder / "data")}
+
+
+def test_fine_tuning_survives_kills_as_well(server: Server, whole: Path, tmp_path: Path):
+    """`glue`: the same loop; 6 batches an epoch, so 20 steps cross three borders of epochs."""
+    options = dict(batch_size=4, max_steps=20, save_steps=3, resume=True)
+    words, environment = fine_tuning(whole, tmp_path, **options)
+    place = {"environment": environment}
     alone, output = tmp_path / "alone", tmp_path / "killed"
     run = server.run([*words, "--output_dir", str(alone)], tmp_path / "a.txt", **place)
     assert run.code == 0, run.printed
@@ -496,8 +503,10 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start_pair(server: Server, words: list[str], folder: Path, setup: str = "") -> list[Run]:
-    """Start two processes as the launcher does."""
+def start_pair(
+    server: Server, words: list[str], folder: Path, setup: str = "", **variables: str
+) -> list[Run]:
+    """Start two processes as the launcher does, with more variables of the environment."""
     first, second, master = free_ports(3)
     ends = [f"127.0.0.1:{first}", f"127.0.0.1:{second}"]
     runs = []
@@ -509,6 +518,7 @@ def start_pair(server: Server, words: list[str], folder: Path, setup: str = "") 
             "PADDLE_CURRENT_ENDPOINT": ends[rank],
             "PADDLE_MASTER": f"127.0.0.1:{master}",
             "PADDLE_DISTRI_BACKEND": "gloo",
+            **variables,
         }
         printed = folder / f"printed-{rank}.txt"
         runs.append(server.start(words, printed, environment=environment, setup=setup))
@@ -535,6 +545,25 @@ def test_two_processes_take_the_steps_of_one(server: Server, text: Path, tmp_pat
     for mine, theirs in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
         for key, value in mine.items():
             assert theirs[key] == pytest.approx(value, rel=1e-5), key
+
+
+def test_two_processes_fine_tune_and_evaluate_as_one(server: Server, whole: Path, tmp_path: Path):
+    """Steps of four examples, the last of an epoch with two; each measures half of the dev set."""
+    options = dict(max_steps=7, save_steps=3, dropout=0.0)
+    words, environment = fine_tuning(whole, tmp_path, **options, batch_size=4)
+    words += ["--output_dir", str(tmp_path / "one")]
+    run = server.run(words, tmp_path / "one.txt", environment=environment)
+    assert run.code == 0, run.printed
+    words, _ = fine_tuning(whole, tmp_path, **options, batch_size=2)
+    words += ["--output_dir", str(tmp_path / "two")]
+    runs = start_pair(server, words, tmp_path, **environment)
+    assert [run.wait() for run in runs] == [0, 0], runs[0].printed + runs[1].printed
+    one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
+    assert [list(line) for line in one] == [list(line) for line in two]
+    assert sum("eval_loss" in line for line in one) == 3
+    for mine, theirs in zip(one, two, strict=True):
+        for key in {"step", "loss", "accuracy", "eval_loss"} & mine.keys():
+            assert theirs[key] == pytest.approx(mine[key], rel=1e-5), key
 
 
 def test_a_signal_to_one_process_stops_both_at_the_same_step(
