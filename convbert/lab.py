@@ -49,7 +49,7 @@ class Scale:
     finetune_steps: int  # updates of fine-tuning
     locality_sentences: int  # held-out sentences over which heads are measured
     copy_steps: int  # updates of the copy-the-previous-token demonstration
-    control_steps: int  # updates of each model in the comparison with and without convolution
+    control_steps: int  # updates of each model with and without convolution heads
     limit_s: int  # seconds after which the runner stops a notebook
 
 
@@ -144,14 +144,13 @@ def begin(
         "claims": {},
         "figures": {},
     }
-    root = results.output_root(output_dir, break_)
-    _run = _Run(row, notebook, root, time.monotonic(), content)
+    _run = _Run(row, notebook, results.output_root(output_dir, break_), time.monotonic(), content)
     _save()
     _set_display_defaults()
     broken = f", BROKEN on purpose: {break_}" if break_ else ""
     python, paddle = content["versions"]["python"], content["versions"]["paddle"]
     print(f"{notebook} at scale {row.name}{broken} | Python {python}, Paddle {paddle}, ", end="")
-    print(f"{content['hardware']} | output: {root}")
+    print(f"{content['hardware']} | output: {_run.root}")
     return row
 
 

@@ -40,6 +40,10 @@ CELLS = (
     f"widgets.HeadAblation(models[0], words, {TEXT!r})",
     "widgets.CheckpointScrubber(records)",
 )
+CONNECTED = """() => {
+  const session = window.jupyterapp?.shell.currentWidget?.sessionContext?.session;
+  return session?.kernel?.connectionStatus === "connected" && session.kernel.status === "idle";
+}"""
 DONE = "() => document.querySelectorAll('.jp-OutputArea svg[role=img]').length === 3"
 
 
@@ -126,10 +130,10 @@ class Explorer:
 def use_mixing(page: Any) -> None:
     explorer = Explorer(page, 0)
     assert "Layer 1, token 2:" in explorer.alt()
-    assert "Layer 2, token 2:" in explorer.press(explorer.labeled("layer"), "ArrowDown")
+    assert "Layer 2, token 2:" in explorer.press(explorer.labeled("layer"), "ArrowUp")
     for control in ("attention", "convolution"):
-        explorer.press(explorer.labeled(control), "ArrowDown")
-    assert "token 3:" in explorer.press(explorer.labeled("token"), "ArrowDown")
+        explorer.press(explorer.labeled(control), "ArrowUp")
+    assert "token 3:" in explorer.press(explorer.labeled("token no."), "ArrowUp")
     before = explorer.picture()
     explorer.labeled("token").locator("option").nth(5).click()  # a mouse does it, too
     explorer.wait(before)
@@ -147,8 +151,9 @@ def use_mixing(page: Any) -> None:
     explorer.wait(before)
     assert explorer.output.get_by_role("alert").count() == 0
     for control in ("layer", "attention", "convolution"):
-        explorer.press(explorer.labeled(control), "ArrowUp")
-    explorer.press(explorer.labeled("token"), "Home", "ArrowDown")
+        explorer.press(explorer.labeled(control), "ArrowDown")
+    alt = explorer.press(explorer.labeled("token no."), "Control+a", "2", "Enter")
+    assert "token 2:" in alt
 
 
 def use_ablation(page: Any) -> None:
@@ -157,7 +162,7 @@ def use_ablation(page: Any) -> None:
     box = explorer.output.get_by_role("checkbox").nth(2)
     explorer.press(box, "Space")
     assert "1 silenced" in explorer.picture()
-    explorer.press(explorer.labeled("token"), "ArrowUp")
+    explorer.press(explorer.labeled("token no."), "ArrowDown")
     alt = explorer.press(explorer.output.get_by_role("button"), "Enter")
     assert "Silencing one head at a time" in alt
     explorer.press(box, "Space")
@@ -172,11 +177,13 @@ def use_ablation(page: Any) -> None:
 
 def use_scrubber(page: Any) -> None:
     explorer = Explorer(page, 2)
-    handle = explorer.output.locator(".noUi-handle")
     assert "step 200" in explorer.alt()
-    assert "step 100" in explorer.press(handle, "ArrowLeft")
-    assert "step 0" in explorer.press(handle, "ArrowLeft")
-    assert "step 200" in explorer.press(handle, "End")
+    assert "step 100" in explorer.press(explorer.labeled("checkpoint"), "ArrowDown")
+    assert "step 0" in explorer.press(explorer.labeled("checkpoint"), "ArrowDown")
+    before, rail = explorer.picture(), explorer.output.locator(".noUi-target").bounding_box()
+    page.mouse.click(rail["x"] + rail["width"] - 2, rail["y"] + rail["height"] / 2)
+    explorer.wait(before)
+    assert "step 200" in explorer.alt()
 
 
 CONTRAST = """svg => {
@@ -196,16 +203,19 @@ def test_explorers_in_jupyterlab(lab: str, tmp_path: Path):
         watcher = Watcher(page, lab.split("/lab/")[0])
         page.goto(lab)
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=40_000)
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=40_000)
+        page.wait_for_function(CONNECTED, timeout=40_000)
         # Not the promise: it would be waited for without a limit.
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-        page.wait_for_function(DONE, timeout=60_000)
+        try:
+            page.wait_for_function(DONE, timeout=60_000)
+        finally:
+            page.screenshot(path="/tmp/Gx/dbg.png")
         for theme in ("Light", "Dark"):
             run = "window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
             change = f"theme => {{ {run} }}"
             page.evaluate(change, f"JupyterLab {theme}")
             is_light = "true" if theme == "Light" else "false"
-            page.wait_for_selector(f"body[data-jp-theme-light={is_light}]")
+            page.wait_for_selector(f"body[data-jp-theme-light={is_light}]", state="attached")
             for number, use in enumerate((use_mixing, use_ablation, use_scrubber)):
                 use(page)
                 svg = Explorer(page, number).output.locator("svg[role=img]").first

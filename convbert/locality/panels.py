@@ -131,7 +131,8 @@ def silenced(before: float, after: float, what: str, heads: int) -> Picture:
     axis.invert_yaxis()
     axis.set(xlabel=what, xlim=(0, 1.15 * max(before, after, 1e-6)))
     data = pd.DataFrame({"heads": labels, "probability": [before, after]})
-    alt = f"The {what} goes from {before:.4f} to {after:.4f}, a change of {after - before:+.4f}."
+    change = round(after - before, 4) + 0.0  # no minus before a zero
+    alt = f"The {what} goes from {before:.4f} to {after:.4f}, a change of {change:+.4f}."
     return Picture(figure, data, alt)
 
 

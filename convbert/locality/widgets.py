@@ -1,9 +1,10 @@
 """Three explorers for a notebook: what heads mix, what a head is for, and how locality forms.
 
-State and controls only: every picture comes from `panels`. The controls are native selects,
-sliders, check boxes and buttons, so a keyboard is enough. With `CONVBERT_STATIC=1`, which the
-runner of notebooks sets, an explorer shows the picture of its first selection instead, and in an
-exported page that picture stands in for the controls. Nothing is loaded from a network.
+State and controls only: every picture comes from `panels`. A keyboard is enough: numbers are typed
+or stepped in number fields, since JupyterLab takes arrow keys away from selects and sliders. With
+`CONVBERT_STATIC=1`, which the runner of notebooks sets, an explorer shows the picture of its first
+selection instead, and in an exported page that picture stands in for the controls. Nothing is
+loaded from a network.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from convbert.tokenizer import ConvBertTokenizer
 
 LIVE_TOKENS = 64  # of a text; longer ones wait for the button
 _TYPING, _CLICKING = 0.25, 0.02  # seconds without a further event before a picture is drawn
+_NARROW = {"width": "12em"}
 _INK = "#010203"  # what text and axes are drawn in; the page puts its own color there
 
 
@@ -93,6 +95,36 @@ class _Explorer(ipywidgets.VBox):
         return bundle
 
 
+class _Tokens(ipywidgets.VBox):
+    """A list of tokens to click at, and a field with the same choice as a number from 1."""
+
+    def __init__(self) -> None:
+        self.select = ipywidgets.Select(description="token", rows=6)
+        self.number = ipywidgets.BoundedIntText(1, 1, 1, description="token no.", layout=_NARROW)
+        super().__init__([self.number, self.select])
+        self.number.observe(lambda change: setattr(self, "value", change["new"] - 1), "value")
+        self.select.observe(lambda _: self.number.set_trait("value", self.value + 1), "value")
+
+    @property
+    def value(self) -> int:
+        """Position of the chosen token, from 0."""
+        return self.select.value or 0
+
+    @value.setter
+    def value(self, position: int) -> None:
+        self.select.value = position
+
+    def fill(self, tokens: Sequence[str], default: int) -> None:
+        """Offer other tokens; the position stays if there is one."""
+        options = tuple((f"{i + 1} {token}", i) for i, token in enumerate(tokens))
+        if options == tuple(self.select.options):
+            return
+        chosen = min(self.value if self.select.options else default, len(options) - 1)
+        self.number.max = len(options)
+        self.select.options = options
+        self.value = chosen
+
+
 class MixingExplorer(_Explorer):
     """W1: type one or two sentences, pick layer, heads and a token; see both branches."""
 
@@ -116,12 +148,12 @@ class MixingExplorer(_Explorer):
         self.attention = _choice("attention", attention)
         self.convolution = _choice("convolution", max(1, convolution))
         self.convolution.disabled = not convolution
-        self.token = ipywidgets.Select(description="token", rows=6)
+        self.token = _Tokens()
         self.long = ipywidgets.Button(description="Show long text", disabled=True)
         choices = ipywidgets.VBox([self.layer, self.attention, self.convolution, self.long])
         self._read(None)
         super().__init__([self.text, self.other, ipywidgets.HBox([choices, self.token])])
-        for control in (self.layer, self.attention, self.convolution, self.token):
+        for control in (self.layer, self.attention, self.convolution, self.token.select):
             control.observe(self._later(_CLICKING), "value")
         for field in (self.text, self.other):
             field.observe(self._later(_TYPING), "value")
@@ -130,8 +162,8 @@ class MixingExplorer(_Explorer):
     def draw(self) -> Picture:
         """Record texts that changed, and draw the selection."""
         self._read(LIVE_TOKENS)
-        heads = (self.attention.value, self.convolution.value)
-        return panels.explorer(self._records, self.layer.value, *heads, self.token.value or 0)
+        chosen = (self.layer.value - 1, self.attention.value - 1, self.convolution.value - 1)
+        return panels.explorer(self._records, *chosen, self.token.value)
 
     def _read(self, limit: int | None) -> None:
         """Bring the records up to date; at most `limit` tokens unless they are there already."""
@@ -149,11 +181,7 @@ class MixingExplorer(_Explorer):
             self._records[name] = made[0]
         self._records = {name: self._records[name] for name in wanted}
         self.long.disabled = True
-        options = [(f"{i + 1} {token}", i) for i, token in enumerate(self._records["A"].tokens)]
-        if tuple(options) != tuple(self.token.options):
-            chosen = min(self.token.value or 1, len(options) - 1)
-            self.token.options = options
-            self.token.value = chosen
+        self.token.fill(self._records["A"].tokens, default=1)
 
     def _read_long(self, _: Any) -> None:
         try:
@@ -182,7 +210,7 @@ class HeadAblation(_Explorer):
         self._attention, _ = head_counts(encoder_of(model).config)
         layers, heads = ablation.head_shape(model)
         self.text = _text("text", text)
-        self.token = ipywidgets.Select(description="token", rows=6)
+        self.token = _Tokens()
         self.rank = ipywidgets.Button(description="Rank all heads")
         self.heads = [[self._box(row, head) for head in range(heads)] for row in range(layers)]
         self._ranked = is_static()
@@ -193,7 +221,7 @@ class HeadAblation(_Explorer):
         for box in (box for boxes in self.heads for box in boxes):
             box.observe(self._unrank, "value")
             box.observe(self._later(_CLICKING), "value")
-        self.token.observe(self._later(_CLICKING), "value")
+        self.token.select.observe(self._later(_CLICKING), "value")
         self.text.observe(self._later(_TYPING), "value")
         self.rank.on_click(self._rank)
 
@@ -205,7 +233,7 @@ class HeadAblation(_Explorer):
     def draw(self) -> Picture:
         """Run the model with the chosen heads, or with each head silenced alone."""
         self._read()
-        ids, position = self._ids, self.token.value or 0
+        ids, position = self._ids, self.token.value
         if self._ranked:
             changes = ablation.rank(self._model, self._tokenizer, ids, position)
             (made,) = record(self._model, self._tokenizer, [self.text.value])
@@ -224,11 +252,7 @@ class HeadAblation(_Explorer):
         if len(self._ids) > LIVE_TOKENS:
             raise ValueError(f"the text has {len(self._ids)} tokens, at most {LIVE_TOKENS} here")
         tokens = self._tokenizer.convert_ids_to_tokens(self._ids.tolist())
-        options = [(f"{i + 1} {token}", i) for i, token in enumerate(tokens)]
-        if tuple(options) != tuple(self.token.options):
-            chosen = min(self.token.value or len(options) // 2, len(options) - 1)
-            self.token.options = options
-            self.token.value = chosen
+        self.token.fill(tokens, default=len(tokens) // 2)
 
     def _box(self, layer: int, head: int) -> ipywidgets.Checkbox:
         family = "attention" if head < self._attention else "conv"
@@ -267,23 +291,25 @@ class CheckpointScrubber(_Explorer):
         profiles, distances = [], []
         for step in self.steps:
             mixing = [(measure.mixing(r.attention, r.kernels), r.content) for r in records[step]]
-            each = [measure.offset_profile(m, content, reach)[0] for m, content in mixing]
-            profiles.append(np.nanmean(each, axis=0).reshape(-1, 2 * reach + 1))
+            each = np.array([measure.offset_profile(m, content, reach)[0] for m, content in mixing])
+            count = np.isfinite(each).sum(0)  # 0 for offsets longer than every sentence
+            mean = np.nansum(each, 0) / np.where(count > 0, count, np.nan)
+            profiles.append(mean.reshape(-1, 2 * reach + 1))
             distances.append(np.nanmean([measure.distance(m, c) for m, c in mixing], axis=0))
         self._profiles, self._distances = np.array(profiles), np.array(distances)
         self._attention = records[self.steps[0]][0].attention.shape[1]
-        self.step = ipywidgets.SelectionSlider(
-            options=[(f"{step:,}", place) for place, step in enumerate(self.steps)],
-            value=len(self.steps) - 1,
-            description="step",
-            layout={"width": "32em"},
+        last = len(self.steps) - 1
+        self.place = ipywidgets.IntSlider(last, 0, last, description="slide", readout=False)
+        self.number = ipywidgets.BoundedIntText(
+            last, 0, last, description="checkpoint", layout=_NARROW
         )
-        super().__init__([self.step])
-        self.step.observe(self._later(_CLICKING), "value")
+        ipywidgets.link((self.place, "value"), (self.number, "value"))
+        super().__init__([ipywidgets.HBox([self.number, self.place])])
+        self.place.observe(self._later(_CLICKING), "value")
 
     def draw(self) -> Picture:
         """Draw the chosen step; without a kernel, up to four of them side by side."""
-        chosen = np.array([self.step.value])
+        chosen = np.array([self.place.value])
         if is_static():
             last = len(self.steps) - 1
             chosen = np.unique(np.linspace(0, last, min(4, last + 1)).round().astype(int))
@@ -325,6 +351,5 @@ def _text(name: str, value: str) -> ipywidgets.Text:
     return ipywidgets.Text(value, description=name, layout={"width": "42em"})
 
 
-def _choice(name: str, count: int) -> ipywidgets.Dropdown:
-    options = [(str(number + 1), number) for number in range(count)]
-    return ipywidgets.Dropdown(options=options, description=name, layout={"width": "12em"})
+def _choice(name: str, count: int) -> ipywidgets.BoundedIntText:
+    return ipywidgets.BoundedIntText(1, 1, count, description=name, layout=_NARROW)

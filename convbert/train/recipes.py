@@ -82,6 +82,7 @@ def controlled(
         "objective": "mlm",
         "max_steps": steps,
         "max_seq_length": min(32, scale.pretrain_length) if tiny else scale.pretrain_length,
+        "learning_rate": 2e-3 if tiny else 2e-4,
         "warmup_steps": max(1, steps // 10),
         "logging_steps": max(1, steps // 20),
         "eval_steps": steps,
@@ -100,7 +101,7 @@ def controlled(
             "seed": seed,
         }
         if not _is_finished(root / name, PretrainConfig("", **own), "final"):
-            commands[name] = jobs.command("pretrain", **own, output_dir=root / name, resume=True)
+            commands[name] = _command("pretrain", root / name, **own)
     print(f"controlled pairs: {len(commands)} runs to do, {len(folders) - len(commands)} found")
     if commands:
         jobs.run(commands, root / "logs")
