@@ -218,25 +218,26 @@ def learning_curves(log: pd.DataFrame, ends: pd.DataFrame) -> tuple[Figure, pd.D
 
 
 def accuracies(
-    results: pd.DataFrame, nulls: dict[str, dict[str, float]]
+    results: pd.DataFrame, nulls: dict[str, dict[str, float]], measure: str = "accuracy"
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw dev accuracy by start, a point per seed, with what has to be beaten.
+    """Draw a dev score by start, a point per seed, with what has to be beaten.
 
     Args:
-        results: columns task, start ("pretrained" or "scratch"), seed, accuracy.
-        nulls: task -> name of a baseline -> accuracy.
+        results: columns task, start ("pretrained" or "scratch"), seed, and the score.
+        nulls: task -> names of at most three baselines -> score.
+        measure: the score's column.
     """
     figure = Figure(figsize=(4.2 * len(nulls), 3.6), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(nulls)))
     looks = (("pretrained", ATTENTION, "o"), ("scratch", CONVOLUTION, "s"))
     for axis, (task, baselines) in zip(axes, nulls.items(), strict=True):
         for x, (start, color, marker) in enumerate(looks):
-            values = results[(results.task == task) & (results.start == start)].accuracy
+            values = results[(results.task == task) & (results.start == start)][measure]
             axis.plot([x] * len(values), values, marker, color=color)
             axis.hlines(values.mean(), x - 0.2, x + 0.2, color=color)
-        for (name, value), style in zip(baselines.items(), (":", "--", "-."), strict=True):
+        for (name, value), style in zip(baselines.items(), (":", "--", "-."), strict=False):
             axis.axhline(value, ls=style, color=NULL, lw=1, label=name)
-        axis.set(title=task, ylabel="dev accuracy, last step", xlim=(-0.6, 1.6))
+        axis.set(title=task, ylabel=f"dev {measure}, last step", xlim=(-0.6, 1.6))
         axis.set_xticks([0, 1], ["pretrained", "from scratch"])
         axis.legend(frameon=False, fontsize=8)
     return figure, results
@@ -292,3 +293,58 @@ def training_days(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     axis.margins(x=0.1)
     axis.legend(frameon=False, fontsize=8)
     return figure, table.rename_axis("size").reset_index()
+
+
+def span_scores(
+    tokens: Sequence[str], start: np.ndarray, end: np.ndarray, answer: tuple[int, int]
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw how likely each token starts the answer, and ends it, over the tokens of a text.
+
+    Args:
+        tokens: of the text.
+        start: probability of each token to be the answer's first [L].
+        end: to be its last [L].
+        answer: the right first and last token; framed.
+
+    Returns:
+        The figure, and its values (token, start, end).
+    """
+    figure = Figure(figsize=(max(6.0, 0.17 * len(tokens)), 3.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    places = np.arange(len(tokens))
+    for axis, values, name, color in (
+        (upper, start, "start", ATTENTION),
+        (lower, end, "end", CONVOLUTION),
+    ):
+        axis.axvspan(answer[0] - 0.5, answer[1] + 0.5, color=_GRAYS[0], label="right answer")
+        axis.bar(places, values, color=color)
+        axis.set(ylabel=f"{name} probability", ylim=(0, 1), xlim=(-0.7, len(tokens) - 0.3))
+    upper.legend(frameon=False, fontsize=8, loc="upper right")
+    lower.set_xticks(places, tokens, rotation=90, fontsize=7)
+    lower.set_xlabel("token of the text")
+    return figure, pd.DataFrame({"token": list(tokens), "start": start, "end": end})
+
+
+def threshold_curve(
+    thresholds: np.ndarray, scores: np.ndarray, chosen: float, xlabel: str
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw a score over the threshold above which a model gives no answer.
+
+    Args:
+        thresholds: increasing [T].
+        scores: in percent [T].
+        chosen: threshold marked by a line.
+        xlabel: what the threshold cuts.
+
+    Returns:
+        The figure, and its points (threshold, score).
+    """
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axis = figure.subplots()
+    axis.step(thresholds, scores, where="post", color=ATTENTION)
+    axis.axhline(scores[0], ls="--", color=NULL, lw=1, label="never answer")
+    axis.axhline(scores[-1], ls=":", color=NULL, lw=1, label="always answer")
+    axis.axvline(chosen, color="black", lw=0.8, ls="-.", label="chosen on the other half")
+    axis.set(xlabel=xlabel, ylabel="exact match (percent)")
+    axis.legend(frameon=False, fontsize=8)
+    return figure, pd.DataFrame({"threshold": thresholds, "score": scores})

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from convbert import budget, jobs
 from convbert.config import ConvBertConfig
+from convbert.data.sources import Source
 from convbert.lab import Scale
+
+Key = TypeVar("Key", bound=tuple)
 
 
 def pretraining(scale: Scale) -> dict[str, Any]:
@@ -108,6 +111,29 @@ def controlled(
     return folders
 
 
+def answering(scale: Scale) -> dict[str, Any]:
+    """Return the options of `convbert squad` at a scale; for the tiny one, as in `finetuning`.
+
+    A passage of the sample with its question fits into 128 tokens. The published models get the
+    recipe with which ConvBERT-base was fine-tuned on Paddle before.
+    """
+    tiny = scale.model == "convbert-tiny"
+    return {
+        "do_train": True,
+        "do_predict": True,
+        "max_steps": 3 * scale.finetune_steps // 2 if tiny else -1,
+        "train_examples": scale.finetune_examples,
+        "max_seq_length": 128 if tiny else 512,
+        "batch_size": 16,
+        "learning_rate": 1e-3 if tiny else 1e-4,
+        "layer_lr_decay": 1.0 if tiny else 0.8,
+        "adam_epsilon": 1e-8 if tiny else 1e-6,
+        "dropout": 0.0 if tiny else 0.1,
+        "logging_steps": max(1, scale.finetune_steps // 20),
+        "save_steps": 2 * scale.finetune_steps if tiny else 500,  # a tiny one: at the end only
+    }
+
+
 def checkpoints(
     scale: Scale, output_dir: str | Path, seeds: Sequence[int], **overrides: Any
 ) -> dict[int, Path]:
@@ -162,26 +188,38 @@ def finetuned(
     from convbert.train.glue import GlueConfig  # brings Paddle, so not before it is needed
 
     root = Path(output_dir, "finetuning", scale.name)
-    folders, commands = {}, {}
-    for task, start, seed in itertools.product(tasks, ("pretrained", "scratch"), starts):
-        name = f"{task.replace('/', '-')}-{start}-{seed}"
-        options = finetuning(scale) | {
-            "task_name": task,
-            "model_name_or_path": str(starts[seed]),
-            "from_scratch": start == "scratch",
-            "seed": seed,
-        }
-        folders[task, start, seed] = root / name
-        file = Path(starts[seed], "model.safetensors")
-        if not _is_finished(root / name, GlueConfig(output_dir="", **options), "last", file):
-            commands[name] = _command("glue", root / name, **options)
-    print(f"fine-tuning: {len(commands)} runs to do, {len(folders) - len(commands)} found")
-    if commands:
-        jobs.run(commands, root / "logs")
-    for name in commands:  # two checkpoints of each of many runs would fill a disk
-        for checkpoint in (root / name).glob("step-*"):
-            shutil.rmtree(checkpoint)
-    return folders
+    wanted = {
+        (task, start, seed): finetuning(scale) | {"task_name": task} | _start(start, seed, starts)
+        for task, start, seed in itertools.product(tasks, ("pretrained", "scratch"), starts)
+    }
+    return _tune("glue", GlueConfig, root, wanted)
+
+
+def answered(
+    scale: Scale, output_dir: str | Path, source: Source, starts: Mapping[int, str | Path]
+) -> dict[tuple[str, int], Path]:
+    """Train every pretrained model, and its twin from scratch, to mark answers in passages.
+
+    Finished runs with the same options are used again.
+
+    Args:
+        scale: gives the recipe.
+        output_dir: runs lie in `answering/<scale>/<start>-<seed>` below it.
+        source: questions in SQuAD's layout.
+        starts: seed -> folder of a pretrained model.
+
+    Returns:
+        ("pretrained" or "scratch", seed) -> folder of the run.
+    """
+    from convbert.train.squad import SquadConfig  # brings Paddle, so not before it is needed
+
+    root = Path(output_dir, "answering", scale.name)
+    files = {"train_file": str(source.file("train")), "predict_file": str(source.file("dev"))}
+    wanted = {
+        (start, seed): answering(scale) | files | _start(start, seed, starts)
+        for start, seed in itertools.product(("pretrained", "scratch"), starts)
+    }
+    return _tune("squad", SquadConfig, root, wanted)
 
 
 def results(folder: str | Path) -> dict[str, Any]:
@@ -193,6 +231,32 @@ def history(folder: str | Path) -> list[dict[str, float]]:
     """Read a run's `log.jsonl`, one dictionary per logged step."""
     lines = Path(folder, "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def _start(start: str, seed: int, starts: Mapping[int, str | Path]) -> dict[str, Any]:
+    """Return the options that tell a pretrained model's run from its twin's."""
+    model = str(starts[seed])
+    return {"model_name_or_path": model, "from_scratch": start == "scratch", "seed": seed}
+
+
+def _tune(
+    job: str, make_config: Callable[..., Any], root: Path, wanted: Mapping[Key, dict[str, Any]]
+) -> dict[Key, Path]:
+    """Do the runs that are not there yet; return every run's folder, named after its key."""
+    folders, commands = dict[Key, Path](), dict[str, list[str]]()
+    for key, options in wanted.items():
+        name = "-".join(map(str, key)).replace("/", "-")
+        folders[key] = root / name
+        file = Path(options["model_name_or_path"], "model.safetensors")
+        if not _is_finished(root / name, make_config(output_dir="", **options), "last", file):
+            commands[name] = _command(job, root / name, **options)
+    print(f"fine-tuning: {len(commands)} runs to do, {len(folders) - len(commands)} found")
+    if commands:
+        jobs.run(commands, root / "logs")
+    for name in commands:  # two checkpoints of each of many runs would fill a disk
+        for checkpoint in (root / name).glob("step-*"):
+            shutil.rmtree(checkpoint)
+    return folders
 
 
 def _command(name: str, folder: Path, **options: Any) -> list[str]:
