@@ -15,7 +15,7 @@ CONTEXT = "In 1969 Anna Smith went to Rome. Later, in 1975, Bob <x> left for Par
 
 def test_answers_without_a_model():
     asked = [("Later, in _____, Bob <x> left for Paris.", CONTEXT), ("Who?", "nobody at all")]
-    found = baselines.extracted(asked, seed=1)
+    found = baselines.extracted(asked, seed=1, reach=2)
     assert found["word overlap"] == ["1975", ""]
     assert found["string search"] == ["1975", ""]
     assert found["random candidate"][0] in ("1969", "Anna Smith", "Rome", "1975", "In")
