@@ -311,14 +311,14 @@ def span_scores(
     """
     figure = Figure(figsize=(max(6.0, 0.17 * len(tokens)), 3.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    places = np.arange(len(tokens))
+    places, top = np.arange(len(tokens)), 1.1 * float(max(start.max(), end.max()))
     for axis, values, name, color in (
         (upper, start, "start", ATTENTION),
         (lower, end, "end", CONVOLUTION),
     ):
         axis.axvspan(answer[0] - 0.5, answer[1] + 0.5, color=_GRAYS[0], label="right answer")
         axis.bar(places, values, color=color)
-        axis.set(ylabel=f"{name} probability", ylim=(0, 1), xlim=(-0.7, len(tokens) - 0.3))
+        axis.set(ylabel=f"{name} probability", ylim=(0, top), xlim=(-0.7, len(tokens) - 0.3))
     upper.legend(frameon=False, fontsize=8, loc="upper right")
     lower.set_xticks(places, tokens, rotation=90, fontsize=7)
     lower.set_xlabel("token of the text")

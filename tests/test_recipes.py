@@ -18,6 +18,8 @@ from convbert.tokenizer import SPECIAL_TOKENS
 from convbert.train import recipes
 from convbert.train.glue import GlueConfig
 from convbert.train.pretrain import PretrainConfig, _check, model_config
+from convbert.train.squad import SquadConfig
+from convbert.train.squad import _check as check_squad
 
 SCALE = replace(
     lab.SCALES["smoke"], name="least", pretrain_steps=2, pretrain_batch=2, pretrain_length=16
@@ -169,6 +171,9 @@ def test_recipes_are_options_of_the_jobs(name: str):
     assert options.keys() < {field.name for field in fields(GlueConfig)}
     config = GlueConfig("sst-2", "", "out", **options)
     assert (config.max_steps == -1) == (scale.model != "convbert-tiny")
+    squad = SquadConfig(**recipes.answering(scale))
+    check_squad(squad)
+    assert (squad.max_steps == -1) == (scale.model != "convbert-tiny")
 
 
 def test_published_recipe():

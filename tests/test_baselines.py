@@ -1,0 +1,44 @@
+"""Answers that take no model, and the widget that asks one."""
+
+from __future__ import annotations
+
+import pytest
+from support import small_config
+
+from convbert import ConvBertForQuestionAnswering, ConvBertTokenizer
+from convbert.metrics import baselines
+from convbert.tokenizer import SPECIAL_TOKENS
+from convbert.train import asking
+
+CONTEXT = "In 1969 Anna Smith went to Rome. Later, in 1975, Bob <x> left for Paris."
+
+
+def test_answers_without_a_model():
+    asked = [("Later, in _____, Bob <x> left for Paris.", CONTEXT), ("Who?", "nobody at all")]
+    found = baselines.extracted(asked, seed=1, reach=2)
+    assert found["word overlap"] == ["1975", ""]
+    assert found["string search"] == ["1975", ""]
+    assert found["random candidate"][0] in ("1969", "Anna Smith", "Rome", "1975", "In")
+    chosen = {baselines.extracted(asked, seed)["random candidate"][0] for seed in range(30)}
+    assert len(chosen) > 2
+
+
+@pytest.fixture
+def widget() -> asking.AskWidget:
+    words = [*SPECIAL_TOKENS, *"abcdefghijklmnopqrstuvwxyz0123456789.,<>?"]
+    words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    config = small_config(vocab_size=len(words), max_position_embeddings=128)
+    model = ConvBertForQuestionAnswering(config)
+    return asking.AskWidget(model, ConvBertTokenizer(words), "who?", CONTEXT)
+
+
+def test_the_widget_marks_an_answer_and_says_what_is_wrong(widget, monkeypatch):
+    before, rest = widget.shown.value.split("<mark>")
+    inside, after = rest.split("</mark>")
+    shown = (before.removeprefix("<p>") + inside + after.split("</p>")[0]).replace("&lt;", "<")
+    assert inside and shown.replace("&gt;", ">") == CONTEXT
+    widget.context.value = " "
+    widget.button.click()
+    assert "the text is empty" in widget.shown.value
+    monkeypatch.setenv("CONVBERT_STATIC", "1")
+    assert set(widget._repr_mimebundle_()) == {"text/plain", "text/html"}
