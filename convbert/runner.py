@@ -348,7 +348,8 @@ def _page(notebook: Any, title: str) -> str:
         if exporter.has_trait(name):  # their number differs between versions
             setattr(exporter, name, "")
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return str(body)
+    # What draws Mermaid diagrams would stumble over its empty address.
+    return re.sub(r'<script type="module">.*?</script>', "", str(body), flags=re.DOTALL)
 
 
 def failure_block(outcome: Outcome, scale: str) -> str:

@@ -5,12 +5,34 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
+
+
+def find() -> str | None:
+    """Return the path of a Chromium."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def pictures_of(path: Path) -> list[dict[str, Any]]:
+    """Open a page without a network; return alt text, own width and shown height of its images.
+
+    Raises:
+        AssertionError: the page asks for something outside, or logs an error.
+    """
+    look = "images => images.map(i => [i.alt, i.naturalWidth, i.clientHeight])"
+    with open_page(offline=True) as page:
+        watcher = Watcher(page, "file://")
+        page.goto(path.as_uri())
+        found = page.eval_on_selector_all("img", look)
+    assert (watcher.outside, watcher.errors) == ([], [])
+    return [dict(zip(("alt", "width", "height"), each, strict=True)) for each in found]
 
 
 @contextmanager
@@ -20,8 +42,7 @@ def open_page(**options: Any) -> Iterator[Any]:
     Args:
         **options: of playwright's `new_context`, e.g. `offline=True`.
     """
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
+    path = find()
     if path is None:
         pytest.skip("needs Chromium")
     from playwright.sync_api import sync_playwright

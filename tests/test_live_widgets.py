@@ -1,10 +1,9 @@
-"""The explorers as a reader meets them: in JupyterLab, light and dark, and in an exported page."""
+"""The explorers as a reader meets them: in JupyterLab, light and dark, by keyboard and mouse."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import socket
 import subprocess
@@ -19,8 +18,6 @@ import nbformat
 import pytest
 from browser import Watcher, open_page
 from nbformat.v4 import new_code_cell, new_notebook
-
-from convbert import runner
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "the dog sees the cat and the bird"
@@ -226,26 +223,3 @@ def test_explorers_in_jupyterlab(lab: str, tmp_path: Path):
             page.screenshot(path=tmp_path / f"{theme}.png")
         assert watcher.outside == []
         assert watcher.errors == []
-
-
-def pictures(page: Any) -> list[dict[str, Any]]:
-    found = (
-        "images => images.map(i => ({alt: i.alt, width: i.naturalWidth, height: i.clientHeight}))"
-    )
-    return list(page.eval_on_selector_all("img", found))
-
-
-def test_the_page_of_notebook_06_shows_every_picture_offline(tmp_path: Path):
-    with open_page(offline=True) as page:
-        (outcome,) = runner.run_notebooks(
-            [ROOT / "notebooks" / "06_head_locality.ipynb"], scale="smoke", output_dir=tmp_path
-        )
-        assert outcome.failure is None, outcome.failure
-        watcher = Watcher(page, "file://")
-        page.goto(outcome.notebook.with_suffix(".html").as_uri())
-        shown = pictures(page)
-        assert len(shown) == len(outcome.content["figures"]) >= 10
-        for picture in shown:
-            assert picture["width"] > 100 and picture["height"] > 50
-            assert re.search(r"\d", picture["alt"]), picture
-        assert (watcher.outside, watcher.errors) == ([], [])

@@ -10,6 +10,7 @@ import ast
 import re
 from pathlib import Path
 
+import browser
 import nbformat
 import pytest
 from small_notebooks import HEADER, code, notebook
@@ -281,6 +282,12 @@ def test_runs_at_smoke(name, tmp_path):
         assert (tmp_path / "figures" / name / f"{figure}.png").exists()
     assert page.count('src="data:image/png;base64,') >= len(outcome.content["figures"])
     assert not re.search(r"""(src|href)=["']https?://[^"']*\.(js|css|png)""", page)
+    if browser.find():  # test_live_widgets says so where there is none
+        shown = browser.pictures_of(outcome.notebook.with_suffix(".html"))
+        assert len(shown) >= len(outcome.content["figures"])
+        for picture in shown:
+            assert picture["width"] > 100 and picture["height"] > 50, picture
+            assert re.search(r"\d", picture["alt"]), picture
 
 
 @pytest.mark.parametrize(("name", "defect", "claim"), FALSIFICATIONS)

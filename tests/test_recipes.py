@@ -76,6 +76,30 @@ def test_runs_are_made_once_and_changed_options_again(tmp_path: Path, states):
     assert config["conv_type"] == "noconv"
 
 
+def test_controlled_pairs_differ_in_convolution_alone(tmp_path: Path, capsys):
+    scale = replace(SCALE, control_steps=2)
+
+    def run() -> tuple[dict, str]:
+        runs = recipes.controlled(scale, tmp_path, [4])
+        lines = capsys.readouterr().out.splitlines()
+        return runs, next(line for line in lines if line.startswith("controlled"))
+
+    runs, said = run()
+    assert said == "controlled pairs: 2 runs to do, 0 found"
+    assert list(runs) == [("with convolution", 4), ("attention only", 4)]
+    ours, theirs = (recipes.results(folder)["options"] for folder in runs.values())
+    different = {key for key in ours if ours[key] != theirs[key]}
+    assert different == {"conv_type", "intermediate_size", "output_dir"}
+    assert (ours["conv_type"], theirs["conv_type"], ours["seed"]) == ("sdconv", "noconv", 4)
+    sizes = []
+    for folder in runs.values():
+        model = ConvBertModel.from_pretrained(folder / "final")
+        sizes.append(sum(parameter.size for parameter in model.parameters()))
+        assert (folder / "step-000001" / "model.safetensors").is_file()  # half-way
+    assert abs(sizes[0] - sizes[1]) < 3 * 257  # a unit of each layer's feed-forward part
+    assert run() == (runs, "controlled pairs: 0 runs to do, 2 found")
+
+
 def test_fine_tuned_runs_and_their_twins(tmp_path: Path, capsys: pytest.CaptureFixture):
     start = tmp_path / "start"
     ConvBertModel(small_config()).save_pretrained(start)
