@@ -268,5 +268,4 @@ def test_answers_of_the_dev_sets_are_recovered(version: str, windows: int | None
     scores = metrics.score(file, predictions.final(0.0 if version == "2.0" else None))
     assert scores["exact_match" if version == "1.1" else "exact"] >= 99.8
     assert scores["f1"] >= 99.85
-    assert seconds < 20  # measured: 2 to 4
     print(f"v{version}: {len(made)} windows decoded in {seconds:.1f} s, {scores}")
