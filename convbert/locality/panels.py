@@ -60,7 +60,7 @@ def explorer(
             best = record.tokens[int(maps[family][chosen].argmax())]
             weight = float(maps[family][chosen].max())
             found.append(
-                f"{family} takes most from {best!r} ({weight:.2f}), "
+                f"{label}: {family} takes most from {best!r} ({weight:.2f}), "
                 f"{ledger['content'][chosen]:.2f} from content"
             )
     alt = f"Layer {layer + 1}, token {row + 1}: {'; '.join(found)}."
