@@ -14,7 +14,7 @@ CONTEXT = "In 1969 Anna Smith went to Rome. Later, in 1975, Bob <x> left for Par
 
 
 def test_answers_without_a_model():
-    asked = [("Later, in _____, Bob <x> left for Paris.", CONTEXT), ("Who?", "nobody at all")]
+    asked = [("Later, in …, Bob <x> left for Paris.", CONTEXT), ("Who?", "nobody at all")]
     found = baselines.extracted(asked, seed=1, reach=2)
     assert found["word overlap"] == ["1975", ""]
     assert found["string search"] == ["1975", ""]

@@ -148,6 +148,24 @@ def test_progress_is_read_from_the_log(printed: str, percent: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("count", "cores", "at_a_time"),
+    [
+        (1, 2, 1),
+        (2, 2, 2),
+        (3, 2, 3),
+        (4, 2, 2),
+        (5, 2, 3),
+        (12, 2, 2),
+        (3, 8, 3),
+        (9, 8, 9),
+        (5, 1, 1),
+    ],
+)
+def test_no_core_idles_beside_the_last_command(count, cores, at_a_time):
+    assert jobs.share_cores(count, cores) == at_a_time
+
+
+@pytest.mark.parametrize(
     ("cores", "count", "workers", "gpu", "threads"),
     [
         (8, 1, 0, False, 8),

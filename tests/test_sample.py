@@ -181,7 +181,9 @@ def test_cloze(built, split):
         assert answer[0].isdigit() or answer[0].isupper()
         spans = set(sample.SPAN.findall(context))
         assert len({s for s in spans if s[0].isdigit() == answer[0].isdigit()}) >= 2
-        assert len(context.split(" ")) <= 54 and len(question.split(" ")) <= 22
+        assert 10 <= len(context.split(" ")) <= 30
+        sides = question.split(sample.BLANK)
+        assert all(len(side.split()) <= sample.PHRASE + 1 for side in sides) and any(sides)
 
 
 def test_cloze_has_the_layout_of_squad(built):

@@ -7,7 +7,7 @@ strips most of the wiki markup. The labeled sets have the shapes of GLUE and SQu
 * `swap`: one sentence; is it intact (1), or were two neighboring words exchanged (0)?
 * `order`: a sentence twice, once with two neighboring words exchanged; is the first one intact
   (`first`), or the second (`second`)? Both have the same words, so only their order tells.
-* `cloze`: a question with a blank, and a passage that holds the missing name or number.
+* `cloze`: a phrase of a passage with a blank for a name or a number, to be found in the passage.
 
 Training and held-out data come from different articles.
 """
@@ -27,9 +27,12 @@ from convbert.data.wikitext import Article, Run
 
 SEED = 2020  # the paper's year
 HELD_OUT = (12, 5)  # article i is held out if i % 12 == 5: 8 % of the articles, 8 % of the words
-BLANK = "_____"
+BLANK = "…"  # one token, so that a convolution at the blank sees both of its sides
 
 # --- Labeled sets -----------------------------------------------------------------------------
+
+PASSAGE = (10, 30)  # words, at least and at most
+PHRASE = 4  # words to each side of a blank
 
 WORD = re.compile(r"[A-Za-z]+")
 NAME = f"[A-Z][{wikitext.LETTERS}]+"
@@ -101,14 +104,15 @@ def _exchange_words(
 
 
 def make_cloze(articles: Iterable[Article], rng: random.Random) -> list[dict]:
-    """Make questions in SQuAD's shape: a sentence with a blank, and the passage around it.
+    """Make questions in SQuAD's shape: a phrase with a blank, and the passage it is from.
 
     The answer is a capitalized span or a number that occurs once in the passage, which holds
-    at least three other spans, one of them of the same kind.
+    at least two other spans, one of them of the same kind. Around the blank stand up to
+    `PHRASE` words of its sentence on each side.
 
     Args:
         articles: where the passages come from.
-        rng: decides which span of a sentence is asked for.
+        rng: decides which spans of a sentence are asked for.
 
     Returns:
         SQuAD's `data`: a list of articles with paragraphs, questions and answers.
@@ -128,16 +132,15 @@ def make_cloze(articles: Iterable[Article], rng: random.Random) -> list[dict]:
 
 
 def _cut_passages(run: Run) -> Iterator[Run]:
-    """Cut a run into passages of 2 to 4 sentences and at most 54 words; none shares a sentence."""
+    """Cut a run into passages of 1 to 3 sentences and `PASSAGE` words; none shares a sentence."""
+    shortest, longest = PASSAGE
     passage: Run = []
-    for sentence in run:
-        if len(passage) == 4 or _count_words([*passage, sentence]) > 54:
-            if len(passage) > 1:
+    for sentence in [*run, ""]:  # the empty one ends the last passage
+        if len(passage) == 3 or not sentence or _count_words([*passage, sentence]) > longest:
+            if shortest <= _count_words(passage) <= longest:
                 yield passage
             passage = []
         passage.append(sentence)
-    if len(passage) > 1 and _count_words(passage) <= 54:
-        yield passage
 
 
 def _count_words(sentences: Run) -> int:
@@ -145,27 +148,28 @@ def _count_words(sentences: Run) -> int:
 
 
 def _ask(passage: Run, context: str, name: str, rng: random.Random) -> list[dict]:
-    """Return at most two questions for each sentence of a passage."""
+    """Return at most three questions for each sentence of a passage."""
     questions: list[dict] = []
     spans, start = _find_spans(passage), 0
     for sentence in passage:
-        end = start + len(sentence)
         choices = [
             (at, text)
             for at, text in spans
-            if start <= at < end
+            if start <= at < start + len(sentence)
             and context.lower().count(text.lower()) == 1
             and any(t != text and t[0].isdigit() == text[0].isdigit() for _, t in spans)
         ]
-        if _count_words([sentence]) > 22 or len({text for _, text in spans}) < 4:
+        if len({text for _, text in spans}) < 3 or BLANK in context:
             choices = []
-        for at, text in rng.sample(choices, min(2, len(choices))):
-            blank = sentence[: at - start] + BLANK + sentence[at - start + len(text) :]
+        for at, text in rng.sample(choices, min(3, len(choices))):
+            before = sentence[: at - start].split(" ")[-PHRASE - 1 :]  # its last part touches text
+            after = sentence[at - start + len(text) :].split(" ")[: PHRASE + 1]
+            phrase = " ".join(before) + BLANK + " ".join(after)
             answer = {"text": text, "answer_start": at}
             questions.append(
-                {"id": f"{name}-{len(questions)}", "question": blank, "answers": [answer]}
+                {"id": f"{name}-{len(questions)}", "question": phrase, "answers": [answer]}
             )
-        start = end + 1
+        start += len(sentence) + 1
     return questions
 
 
@@ -211,7 +215,7 @@ CONTENT = MappingProxyType(
         "swap/dev.tsv": "the same, held out",
         "order/train.tsv": "a sentence intact and with words exchanged; which is intact?",
         "order/dev.tsv": "the same, held out",
-        "cloze/train.json": "questions with a blank on short passages, SQuAD v1.1 layout",
+        "cloze/train.json": "phrases with a blank on short passages, SQuAD v1.1 layout",
         "cloze/dev.json": "the same, held out",
     }
 )
@@ -224,8 +228,8 @@ EXPECTED_SHA256 = MappingProxyType(
         "swap/dev.tsv": "812a8e3088f0ebabe0b63e67576d57d1a4446b98ac1b76adba879dde18b81c15",
         "order/train.tsv": "d2de3e5f0219b4a8ba4df0210a445f290d5d4ae7c8926a63b2c5a4eaf94a01dc",
         "order/dev.tsv": "ef9e18da47b778b63c217499e8d1078fc826f0a8f69978523219ca6517192851",
-        "cloze/train.json": "946cd8988c6aa99eb6bf3873859af46871f312fd3da241b08779ff89b033cf5d",
-        "cloze/dev.json": "2e9669ebe5b8a5f4c93cf15890a23ca51f84a4a7603ddbe383803dbbd0460a42",
+        "cloze/train.json": "1e0ba5223715fcf0ab96af1814fe92d3c7a2307e0cd50073bfcc57943eac1f82",
+        "cloze/dev.json": "0276cb804c45109ecadc6326eed5c5d81f3bef6691993b8ce1e6eb78ec8b9d87",
     }
 )
 
@@ -318,7 +322,7 @@ def _make_files() -> tuple[dict[str, bytes], dict]:
         put(f"order/{split}.tsv", _to_tsv(header, order), len(order))
         cloze = make_cloze(chosen, random.Random(f"{SEED} cloze {split}"))
         count = sum(len(p["qas"]) for article in cloze for p in article["paragraphs"])
-        put(f"cloze/{split}.json", _to_json({"version": "cloze-1", "data": cloze}), count)
+        put(f"cloze/{split}.json", _to_json({"version": "cloze-2", "data": cloze}), count)
 
     table = "\n".join(f"| `{n}` | {what} | {rows[n]:,} |" for n, what in CONTENT.items())
     titles = ", ".join(article.title for article in held_out)

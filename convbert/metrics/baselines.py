@@ -50,7 +50,7 @@ def _texts(examples: Sequence[Example]) -> list[str]:
 
 
 def extracted(
-    asked: Sequence[tuple[str, str]], seed: int, reach: int = 8, blank: str = "_____"
+    asked: Sequence[tuple[str, str]], seed: int, reach: int = 8, blank: str = "…"
 ) -> dict[str, list[str]]:
     """Answer questions with a blank without a model.
 
