@@ -196,7 +196,12 @@ def finetuned(
 
 
 def answered(
-    scale: Scale, output_dir: str | Path, source: Source, starts: Mapping[int, str | Path]
+    scale: Scale,
+    output_dir: str | Path,
+    source: Source,
+    starts: Mapping[int, str | Path],
+    kinds: Sequence[str] = ("pretrained", "scratch"),
+    **overrides: Any,
 ) -> dict[tuple[str, int], Path]:
     """Train every pretrained model, and its twin from scratch, to mark answers in passages.
 
@@ -204,20 +209,23 @@ def answered(
 
     Args:
         scale: gives the recipe.
-        output_dir: runs lie in `answering/<scale>/<start>-<seed>` below it.
+        output_dir: runs lie in `answering/<scale>/<source>/<start>-<seed>` below it.
         source: questions in SQuAD's layout.
         starts: seed -> folder of a pretrained model.
+        kinds: "pretrained", "scratch", or both.
+        **overrides: options that differ from the recipe.
 
     Returns:
         ("pretrained" or "scratch", seed) -> folder of the run.
     """
     from convbert.train.squad import SquadConfig  # brings Paddle, so not before it is needed
 
-    root = Path(output_dir, "answering", scale.name)
+    root = Path(output_dir, "answering", scale.name, source.name.replace("/", "-"))
     files = {"train_file": str(source.file("train")), "predict_file": str(source.file("dev"))}
+    options = answering(scale) | files | overrides
     wanted = {
-        (start, seed): answering(scale) | files | _start(start, seed, starts)
-        for start, seed in itertools.product(("pretrained", "scratch"), starts)
+        (start, seed): options | _start(start, seed, starts)
+        for start, seed in itertools.product(kinds, starts)
     }
     return _tune("squad", SquadConfig, root, wanted)
 
