@@ -302,6 +302,8 @@ def test_options_reach_the_model(text: Path, tmp_path: Path):
         text,
         conv_type="noconv",
         intermediate_size=40,
+        conv_kernel_size=5,
+        head_ratio=4,
         dropout=0.3,
         vocab_file=str(tmp_path / "vocab.txt"),
     )
@@ -309,7 +311,7 @@ def test_options_reach_the_model(text: Path, tmp_path: Path):
     assert tokenizer.vocabulary == words.vocabulary
     config = pretrain.model_config(options, tokenizer)
     assert (config.conv_type, config.vocab_size, config.hidden_size) == ("noconv", 7, 128)
-    assert config.intermediate_size == 40
+    assert (config.intermediate_size, config.conv_kernel_size, config.head_ratio) == (40, 5, 4)
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.3
 
 

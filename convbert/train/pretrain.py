@@ -63,7 +63,9 @@ class PretrainConfig:
     resume: bool = False  # continue the newest checkpoint of output_dir, if there is one
     init_from_ckpt: bool = False  # like resume, from the checkpoint that model_name_or_path names
     dropout: float = 0.1  # of hidden states and attention, in both networks
-    conv_type: str = "sdconv"  # "noconv": the same model with attention heads only
+    conv_type: str = "sdconv"  # or dynamic, static, depthwise; noconv: attention heads only
+    conv_kernel_size: int = 0  # taps of the convolution; 0: the size's own
+    head_ratio: int = 0  # γ: a branch has nominal heads / γ; 0: the size's own
     intermediate_size: int = 0  # width of the feed-forward layer; 0: the size's own
     seed: int = 42  # of weights, order, masks, samples and dropout
     device: str = "auto"  # auto, cpu or gpu
@@ -190,10 +192,11 @@ def make_tokenizer(config: PretrainConfig, found: Path) -> ConvBertTokenizer:
 
 def model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBertConfig:
     """Return the discriminator's configuration of a run."""
-    wide = {"intermediate_size": config.intermediate_size} if config.intermediate_size else {}
+    names = ("conv_kernel_size", "head_ratio", "intermediate_size")
+    given = {name: getattr(config, name) for name in names if getattr(config, name)}
     return ConvBertConfig.named(
         config.size,
-        **wide,
+        **given,
         vocab_size=tokenizer.vocab_size,
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
