@@ -570,3 +570,19 @@ def test_guess_word():
         paddle.to_tensor([[2, FIRST + 1, FIRST + 2, WORDS.mask_token_id, FIRST + 4, 3]])
     ).numpy()[0, 3]
     assert guesses[0] == WORDS.vocabulary[logits.argmax()]
+
+
+def test_judge_words():
+    """Chosen as in training, replaced by the generator, judged by the discriminator."""
+    trainer, text = make_trainer(), " ".join(f"w{i}" for i in range(20))
+    judged = pretrain.judge_words(trainer.model, WORDS, text, seed=3)
+    assert judged["original"] == text.split()
+    chosen = np.array(judged["chosen"])
+    changed = np.array(judged["shown"]) != np.array(judged["original"])
+    assert chosen.sum() == 3 and changed.any() and not changed[~chosen].any()  # 15 % of 22
+    shown = WORDS(" ".join(judged["shown"]))["input_ids"]
+    logits = trainer.model.discriminator(paddle.to_tensor([shown])).numpy()[0, 1:-1]
+    np.testing.assert_allclose(judged["replaced"], 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert judged == pretrain.judge_words(trainer.model, WORDS, text, seed=3)
+    others = [pretrain.judge_words(trainer.model, WORDS, text, seed)["chosen"] for seed in range(4)]
+    assert any(other != judged["chosen"] for other in others)

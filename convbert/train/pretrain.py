@@ -10,7 +10,7 @@ import paddle
 
 from convbert import runtime
 from convbert.config import SIZES, ConvBertConfig
-from convbert.data import shards, training_text
+from convbert.data import corpus, shards, training_text
 from convbert.heads import ConvBertForPreTraining
 from convbert.results import write_json
 from convbert.tokenizer import ConvBertTokenizer
@@ -167,6 +167,39 @@ def guess_word(
         "hidden": tokenizer.convert_ids_to_tokens(int(ids[place])),
         "guesses": ", ".join(tokenizer.convert_ids_to_tokens(order[:guesses].tolist())),
         "rank": int(np.flatnonzero(order == ids[place])[0]) + 1,
+    }
+
+
+def judge_words(
+    model: ConvBertForPreTraining, tokenizer: ConvBertTokenizer, sentence: str, seed: int = 0
+) -> dict[str, list]:
+    """Let the generator replace some words of a sentence, and the discriminator judge all.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        sentence: some words of text.
+        seed: decides which words are replaced, and by what.
+
+    Returns:
+        For each token but [CLS] and [SEP]: the `original`, what is `shown` to the discriminator,
+        whether the position was `chosen`, and the probability of being `replaced` that the
+        discriminator gives it.
+    """
+    ids = np.array([tokenizer(sentence)["input_ids"]])  # [1, L]
+    text = corpus.Packed(ids, np.zeros_like(ids), np.array([ids.shape[1]]))
+    batch = corpus.mask_batch(text, np.arange(1), tokenizer, (seed,), visible=0.0)
+    inputs = (batch.ids, batch.masked_ids, batch.positions, batch.weights, batch.uniform)
+    with paddle.no_grad():
+        output = model(*map(paddle.to_tensor, inputs))
+    chosen = np.isin(np.arange(ids.shape[1]), batch.positions[batch.weights > 0])
+    logits = output.discriminator_logits.numpy()[0].astype(float)
+    shown = output.corrupted_ids.numpy()[0]
+    return {
+        "original": tokenizer.convert_ids_to_tokens(ids[0, 1:-1].tolist()),
+        "shown": tokenizer.convert_ids_to_tokens(shown[1:-1].tolist()),
+        "chosen": chosen[1:-1].tolist(),
+        "replaced": (1 / (1 + np.exp(-logits)))[1:-1].tolist(),
     }
 
 
