@@ -22,7 +22,8 @@ class Mixing(NamedTuple):
     """What one mixed attention mixed with, for each query token."""
 
     attention: Tensor | None  # probabilities before dropout [B, h, L, L]; rows sum to 1
-    kernels: Tensor | None  # softmaxed taps [B, h, L, k]; tap j reads token i + j - (k-1)/2
+    # Softmaxed taps [B, h, L, k]; tap j reads token i + j - (k-1)/2. None if heads have no kernel.
+    kernels: Tensor | None
 
 
 def truncated_normal(std: float) -> nn.initializer.Initializer:
@@ -55,6 +56,23 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     return x + paddle.matmul(rows, bias.unsqueeze(0)).reshape(x.shape)
 
 
+def depthwise(size: int, taps: int) -> nn.Conv1D:
+    """Make a depthwise convolution [B, L, size] -> [B, L, size], `taps` odd.
+
+    A kernel per channel, no bias; zeros at both ends. The kernels start with std 1/k.
+    """
+    return nn.Conv1D(
+        size,
+        size,
+        taps,
+        groups=size,
+        padding=taps // 2,
+        weight_attr=paddle.ParamAttr(initializer=truncated_normal(1 / taps)),
+        bias_attr=False,
+        data_format="NLC",
+    )
+
+
 class SeparableConv1D(nn.Layer):
     """Depthwise, then pointwise convolution over tokens; gives the span key K_s (eq. 4).
 
@@ -62,18 +80,9 @@ class SeparableConv1D(nn.Layer):
     """
 
     def __init__(self, size_in: int, size_out: int, kernel_size: int, std: float) -> None:
-        """Make the layer for odd `kernel_size`; the depthwise filters start with std 1/k."""
+        """Make the layer for odd `kernel_size`."""
         super().__init__()
-        self.depthwise = nn.Conv1D(
-            size_in,
-            size_in,
-            kernel_size,
-            groups=size_in,
-            padding=kernel_size // 2,
-            weight_attr=paddle.ParamAttr(initializer=truncated_normal(1 / kernel_size)),
-            bias_attr=False,
-            data_format="NLC",
-        )
+        self.depthwise = depthwise(size_in, kernel_size)
         init = paddle.ParamAttr(initializer=truncated_normal(std))
         self.pointwise = nn.Conv1D(size_in, size_out, 1, weight_attr=init, bias_attr=False)
         self.bias = self.create_parameter([size_out], is_bias=True)
@@ -113,8 +122,9 @@ class SpanDynamicConv(nn.Layer):
 
     The kernel of position i comes from Q_i ⊙ K_s,i, where K_s,i summarizes the span around i.
     `conv_type` "dynamic" makes it from the token alone (eq. 3), "static" learns one kernel per
-    head for all positions (eq. 2). The value is a projection of its own; the paper's figure shares
-    V with attention, the released code and weights do not.
+    head for all positions (eq. 2), "depthwise" one per channel, without the softmax: the plain
+    depthwise convolution that light convolution simplifies. The value is a projection of its own;
+    the paper's figure shares V with attention, the released code and weights do not.
     """
 
     def __init__(self, config: ConvBertConfig) -> None:
@@ -127,7 +137,9 @@ class SpanDynamicConv(nn.Layer):
             return
         if self.conv_type == "sdconv":
             self.key_conv_attn_layer = SeparableConv1D(d, size, taps, std)
-        if self.conv_type == "static":
+        if self.conv_type == "depthwise":
+            self.channel_conv = depthwise(size, taps)
+        elif self.conv_type == "static":
             init = truncated_normal(std)
             self.static_kernel = self.create_parameter([self.heads, taps], default_initializer=init)
         else:
@@ -165,6 +177,24 @@ class SpanDynamicConv(nn.Layer):
         """
         values = self.conv_out_layer(x)
         return values if keep is None else values * keep
+
+    def convolve(
+        self, x: Tensor, query: Tensor, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the branch's output [B, h, L, D], and its kernels [B, h, L, k] if heads have one.
+
+        Eq. 2, and with the arguments of `kernels` eq. 3 and 4.
+        """
+        values = self.conv_values(x, keep)
+        if self.conv_type == "depthwise":
+            return self.split_heads(self.channel_conv(values)), None
+        kernels = self.kernels(x, query, keep)
+        return paddle.matmul(expand_kernels(kernels), self.split_heads(values)), kernels
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """[B, L, A] -> [B, h, L, D]."""
+        batch, length = x.shape[:2]
+        return x.reshape([batch, length, self.heads, -1]).transpose([0, 2, 1, 3])
 
 
 class MixedAttention(SpanDynamicConv):
@@ -216,9 +246,7 @@ class MixedAttention(SpanDynamicConv):
         else:
             mixed = self.fused_attention(self.split_heads(query), keys, values, scores_mask)
         if self.conv_type != "noconv":
-            kernels = self.kernels(x, query, keep)
-            values = self.split_heads(self.conv_values(x, keep))
-            convolved = paddle.matmul(expand_kernels(kernels), values)  # [B, h, L, D]
+            convolved, kernels = self.convolve(x, query, keep)  # [B, h, L, D]
             mixed = paddle.concat([mixed, convolved], 1)  # [B, 2h, L, D]
         mixed = mixed.transpose([0, 2, 1, 3]).flatten(2)  # [B, L, 2A]
         output = self.out_proj(mixed)
@@ -238,8 +266,3 @@ class MixedAttention(SpanDynamicConv):
             query, keys, values, mask, self.dropout, training=self.training
         )
         return mixed.transpose([0, 2, 1, 3])
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[B, L, A] -> [B, h, L, D]."""
-        batch, length = x.shape[:2]
-        return x.reshape([batch, length, self.heads, -1]).transpose([0, 2, 1, 3])

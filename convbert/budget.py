@@ -44,8 +44,8 @@ def layer_parameters(config: ConvBertConfig) -> dict[str, int]:
     if config.conv_type != "sdconv":
         counts["span key"] = 0
         counts["kernel"] = d * heads * taps + heads * taps  # eq. 3: from the token itself
-    if config.conv_type == "static":
-        counts["kernel"] = heads * taps
+    if config.conv_type in ("static", "depthwise"):
+        counts["kernel"] = taps * (heads if config.conv_type == "static" else size)
     if config.conv_type == "noconv":
         counts.update({"kernel": 0, "convolution value": 0, "output": size * d + d})
     return counts
@@ -136,12 +136,20 @@ def bert_counterpart(config: ConvBertConfig) -> ConvBertConfig:
 def attention_only(config: ConvBertConfig) -> ConvBertConfig:
     """Return the control: attention heads only, and as many parameters.
 
-    Its attention is twice as wide, so a layer would have more weights; the feed-forward layer is
-    narrowed until a layer has as many, but for less than one of its own units.
+    Its attention is twice as wide, so a layer would have more weights; the feed-forward layer
+    gives way.
     """
-    twin = config.replaced(conv_type="noconv")
-    surplus = sum(layer_parameters(twin).values()) - sum(layer_parameters(config).values())
-    groups = config.num_groups
-    unit = 2 * config.hidden_size + groups  # a feed-forward unit of each group, with its biases
+    return with_parameters_of(config, config.replaced(conv_type="noconv"))
+
+
+def with_parameters_of(model: ConvBertConfig, variant: ConvBertConfig) -> ConvBertConfig:
+    """Return a variant of a model's width that has as many parameters as the model.
+
+    Its feed-forward layer is made narrower or wider until a layer has as many, but for less than
+    one of its own units.
+    """
+    surplus = sum(layer_parameters(variant).values()) - sum(layer_parameters(model).values())
+    groups = variant.num_groups
+    unit = 2 * variant.hidden_size + groups  # a feed-forward unit of each group, with its biases
     narrower = groups * round(surplus / unit)
-    return twin.replaced(intermediate_size=config.intermediate_size - narrower)
+    return variant.replaced(intermediate_size=variant.intermediate_size - narrower)

@@ -243,6 +243,35 @@ def accuracies(
     return figure, results
 
 
+def variants(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Draw the loss of models that differ in one part, a panel per part and a point per seed.
+
+    Args:
+        found: columns question, answer, seed, mlm_loss, null_mlm_loss and gain, which is 0 for
+            the model itself; that answer gets the color of convolution.
+
+    Returns:
+        The figure, and `found`.
+    """
+    panels = dict(list(found.groupby("question", sort=False)))
+    widths = [group.answer.nunique() for group in panels.values()]
+    figure = Figure(figsize=(1.0 * sum(widths) + 0.8, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, width_ratios=widths, squeeze=False)[0]
+    for axis, (question, group) in zip(axes, panels.items(), strict=True):
+        by_answer = dict(list(group.groupby("answer", sort=False)))
+        for x, rows in enumerate(by_answer.values()):
+            color, marker = (NULL, "s") if rows.gain.any() else (CONVOLUTION, "o")
+            axis.plot([x] * len(rows), rows.mlm_loss, marker, color=color, alpha=0.7)
+            axis.hlines(rows.mlm_loss.mean(), x - 0.3, x + 0.3, color=color)
+        null = group.null_mlm_loss.mean()
+        axis.axhline(null, ls="--", color=NULL, lw=1, label="word frequencies alone")
+        axis.set(xlabel=question, xlim=(-0.6, len(by_answer) - 0.4))
+        axis.set_xticks(range(len(by_answer)), by_answer)
+    axes[0].set_ylabel("held-out loss\n(nats per masked word)")
+    axes[0].legend(frameon=False, fontsize=8)
+    return figure, found
+
+
 def layer_gaps(gaps: dict[str, list[float]], tolerance: float) -> tuple[Figure, pd.DataFrame]:
     """Draw how far a model is from its reference after each layer, on a logarithmic scale.
 

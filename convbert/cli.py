@@ -72,6 +72,12 @@ COMMANDS = {
     "score glue": Command(
         "score GLUE predictions", "convbert.metrics.command", "GlueScoreConfig", "score_glue"
     ),
+    "sweep": Command(
+        "compare kinds of convolution, kernel sizes and head ratios",
+        "convbert.sweep",
+        "SweepConfig",
+        "sweep",
+    ),
     "table": Command(
         "write the tables of the README, or check them", "convbert.tables", "TableConfig", "table"
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
-CONV_TYPES = ("sdconv", "dynamic", "static", "noconv")
+CONV_TYPES = ("sdconv", "dynamic", "static", "depthwise", "noconv")
 
 # Keys that other libraries write into config.json and that mean nothing to this model. They are
 # dropped by name; any other unknown key is an error, because a misspelled key must not pass.
@@ -55,7 +55,7 @@ class ConvBertConfig:
     num_groups: int = 1  # g, groups of the feed-forward layer (eq. 6)
     classifier_dropout: float | None = None  # dropout of task heads; None: hidden_dropout_prob
     num_labels: int = 2  # outputs of a classification head
-    conv_type: str = "sdconv"  # sdconv (eq. 4), dynamic (eq. 3), static (eq. 2), noconv (no branch)
+    conv_type: str = "sdconv"  # sdconv (eq. 4), dynamic (eq. 3), static (eq. 2), depthwise, noconv
     conv_sees_padding: bool = False  # True: convolve over [PAD], as the released code does
     generator_fraction: float = 0.25  # width of the ELECTRA generator relative to d
 

@@ -112,7 +112,7 @@ def results_tables(measured: Mapping[str, Any]) -> str:
         return f"Not measured yet: `python -m convbert run --scale {_RESULTS_SCALE}`."
     own, quoted = [], []
     for name, content in measured.items():
-        number = f"[{name.split('_')[0]}](notebooks/{name}.ipynb)"
+        number = _origin(name)
         for claim in content["claims"].values():
             is_statistical = claim["kind"] == "statistical"
             observed = "" if claim["observed"] is None else claim["observed"]
@@ -130,6 +130,12 @@ def results_tables(measured: Mapping[str, Any]) -> str:
         parts.append("Quoted, not measured here:")
         parts.append(_table(["notebook", "statement", "value", "source"], quoted))
     return "\n\n".join(parts)
+
+
+def _origin(name: str) -> str:
+    """Link the notebook that found something, or name the command."""
+    number, _, rest = name.partition("_")
+    return f"[{number}](notebooks/{name}.ipynb)" if rest else f"`convbert {name}`"
 
 
 def notebook_map(root: Path, measured: Mapping[str, Mapping[str, Any]]) -> str:

@@ -57,6 +57,13 @@ def mix_naively(
         seen = x * tokens[:, None]
         convolved = linear("conv_out_layer", x) * tokens[:, None]
         for i in range(length):
+            if config.conv_type == "depthwise":  # a kernel per channel, as it is
+                kernels = weights["channel_conv.weight"][:, 0].reshape(h, size, taps)
+                for n, j in np.ndindex(h, taps):
+                    if 0 <= i + j - reach < length:
+                        part = slice(n * size, (n + 1) * size)
+                        mixed[i, h + n] += kernels[n, :, j] * convolved[i + j - reach, part]
+                continue
             if config.conv_type == "static":
                 logits = weights["static_kernel"]
             elif config.conv_type == "dynamic":
@@ -117,6 +124,7 @@ def test_parts_by_conv_type():
         "sdconv": {"key_conv_attn_layer", "conv_kernel_layer", "conv_out_layer"},
         "dynamic": {"conv_kernel_layer", "conv_out_layer"},
         "static": {"static_kernel", "conv_out_layer"},
+        "depthwise": {"channel_conv", "conv_out_layer"},
         "noconv": set(),
     }
     for conv_type, expected in parts.items():
@@ -193,9 +201,12 @@ def test_recorded_weights_reproduce_the_output(conv_type: str):
     assert attention.shape == [2, heads, 9, 9]
     np.testing.assert_allclose(attention.sum(-1).numpy(), 1, atol=1e-6)
     mixed = paddle.matmul(attention, layer.split_heads(layer.v_proj(x)))
-    if conv_type == "noconv":
+    if conv_type in ("depthwise", "noconv"):
         assert kernels is None
-    else:
+    if conv_type == "depthwise":
+        convolved = layer.channel_conv(layer.conv_out_layer(x))
+        mixed = paddle.concat([mixed, layer.split_heads(convolved)], 1)
+    elif conv_type != "noconv":
         assert kernels.shape == [2, heads, 9, 9]  # k = L = 9
         np.testing.assert_allclose(kernels.sum(-1).numpy(), 1, atol=1e-6)
         values = layer.split_heads(layer.conv_out_layer(x))

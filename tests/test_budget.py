@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from convbert import ConvBertConfig, ConvBertModel, budget
+from convbert.config import CONV_TYPES
 
 TINY = dict(
     vocab_size=50, embedding_size=12, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
@@ -17,7 +18,7 @@ TINY = dict(
 VARIANTS = [
     ConvBertConfig(**{**TINY, "conv_type": conv, "num_groups": groups, **more})
     for conv, groups, more in itertools.product(
-        ("sdconv", "dynamic", "static", "noconv"),
+        CONV_TYPES,
         (1, 2),
         ({}, {"embedding_size": 24}, {"num_attention_heads": 1}, {"head_ratio": 4}),
     )
@@ -26,7 +27,7 @@ COMPONENTS = {  # component -> the parts of a layer's parameter names that belon
     "query, key, value": ("q_proj", "k_proj", "v_proj"),
     "scores and mixing": (),
     "span key": ("key_conv_attn_layer",),
-    "kernel": ("conv_kernel_layer", "static_kernel"),
+    "kernel": ("conv_kernel_layer", "static_kernel", "channel_conv"),
     "convolution value": ("conv_out_layer",),
     "applied kernel": (),
     "output": ("out_proj",),
@@ -87,10 +88,13 @@ def test_layer_macs_are_those_of_real_shapes(config):
     }
     expected["normalization"] = 0
     expected["scores and mixing"] = 2 * mixing[0].attention.size * config.head_size
-    if config.conv_type != "noconv":
+    if config.conv_type == "depthwise":
+        assert mixing[0].kernels is None
+        expected["applied kernel"] = expected["kernel"]  # a channel's taps, at each token
+    elif config.conv_type != "noconv":
         assert list(mixing[0].kernels.shape) == [1, heads, length, config.conv_kernel_size]
         expected["applied kernel"] = mixing[0].kernels.size * config.head_size
-    if config.conv_type == "static":
+    if config.conv_type in ("static", "depthwise"):
         expected["kernel"] = 0  # a parameter, but nothing is multiplied to make it
     if config.conv_type == "sdconv":
         expected["kernel"] += length * heads * config.head_size  # Q ⊙ K_s
@@ -123,21 +127,21 @@ def test_crossover_and_share_of_bert(name, length, share):
     assert round(ours / theirs, 2) == share
 
 
-@pytest.mark.parametrize("config", VARIANTS[:12], ids=str)
-def test_the_control_has_as_many_parameters(config):
-    """But for less than one feed-forward unit of each group, counted on models that are built."""
-    control = budget.attention_only(config)
-    assert control.conv_type == "noconv"
-    ours, theirs = (
-        sum(parameter.size for parameter in ConvBertModel(c).encoder.parameters())
-        for c in (config, control)
-    )
-    unit = config.num_groups * (2 * config.hidden_size + 1) * config.num_hidden_layers
-    assert (
-        abs(ours - theirs) < unit
-        and control.replaced(conv_type=config.conv_type, intermediate_size=config.intermediate_size)
-        == config
-    )
+@pytest.mark.parametrize("config", [c for c in VARIANTS if c.conv_type != "noconv"], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"conv_type": kind} for kind in CONV_TYPES] + [{"conv_kernel_size": 9}, {"head_ratio": 1}],
+    ids=str,
+)
+def test_a_variant_has_as_many_parameters(config, change):
+    """But for less than one feed-forward unit of each group; counted by the formulas."""
+    variant = budget.with_parameters_of(config, config.replaced(**change))
+    ours, theirs = (sum(budget.layer_parameters(c).values()) for c in (config, variant))
+    assert abs(ours - theirs) < config.num_groups * (2 * config.hidden_size + 1)
+    wide = {"intermediate_size": config.intermediate_size}
+    assert variant.replaced(**wide) == config.replaced(**change)
+    if change == {"conv_type": "noconv"}:
+        assert budget.attention_only(config) == variant
 
 
 def test_refusals():

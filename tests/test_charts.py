@@ -98,3 +98,22 @@ def test_days_are_drawn_as_given():
     assert widths == [4.0, 80.0, 1.0, 20.0]
     assert figure.axes[0].get_xscale() == "log"
     assert data.set_index("size").loc["base", "fast"] == 20.0
+
+
+def test_variants_are_drawn_by_question():
+    rows = [("kernel", "9", seed, 6.0 + seed / 10, 7.0, 0.0) for seed in (0, 1)]
+    rows += [("kernel", "15", seed, 5.0, 7.0, 1.0 + seed / 10) for seed in (0, 1)]
+    rows += [("ratio", "2", seed, 6.0 + seed / 10, 7.0, 0.0) for seed in (0, 1)]
+    columns = ["question", "answer", "seed", "mlm_loss", "null_mlm_loss", "gain"]
+    found = pd.DataFrame(rows, columns=columns)
+    figure, data = charts.variants(found)
+    assert data is found
+    kernel, ratio = figure.axes
+    model, other, null = kernel.lines
+    assert model.get_xydata().tolist() == [[0, 6.0], [0, 6.1]]
+    assert other.get_xydata().tolist() == [[1, 5.0], [1, 5.0]]
+    assert model.get_color() == CONVOLUTION != other.get_color()
+    assert null.get_ydata() == [7.0, 7.0]
+    assert [text.get_text() for text in kernel.get_xticklabels()] == ["9", "15"]
+    assert (kernel.get_xlabel(), ratio.get_xlabel()) == ("kernel", "ratio")
+    assert "nats" in kernel.get_ylabel()

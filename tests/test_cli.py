@@ -88,6 +88,11 @@ def test_options_become_the_config(call):
         (("toy", "--steps", "-1"), "convbert toy: steps=-1: give at least 1"),
         (("run", "--scale", "big"), "convbert run: SCALE='big': choose one of smoke, cpu, paper"),
         (("run", "--limit_s", "-1"), "convbert run: limit_s=-1.0: give seconds"),
+        (
+            ("sweep", "--question", "taps"),
+            "question='taps': choose one of convolution, kernel size",
+        ),
+        (("sweep", "--seeds", "-1"), "convbert sweep: seeds=-1: give 0 for the scale's own"),
     ],
 )
 def test_what_is_not_understood_gives_one_line_and_2(call, words, message):
@@ -136,7 +141,7 @@ def test_help_comes_from_the_comments(call, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["corpus", "run", "convert", "table", "glue", "predict", "submission"]
+    "command", ["corpus", "run", "convert", "table", "glue", "predict", "submission", "sweep"]
 )
 def test_every_option_is_explained(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -166,7 +171,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "heavy = {'paddle', 'papermill', 'nbconvert', 'pandas'} & set(sys.modules)\n"
         "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
     )
-    for name in ("", "corpus", "run", "convert", "table"):
+    for name in ("", "corpus", "run", "convert", "sweep", "table"):
         words = [name, "--help"] if name else ["--help"]
         done = subprocess.run(
             [sys.executable, "-c", check, *words], capture_output=True, text=True, check=False

@@ -113,7 +113,12 @@ REFUSED = [
     (dict(num_groups=5), "hidden_size", "768", "divisible by num_groups=5"),
     (dict(num_groups=3, intermediate_size=100), "intermediate_size", "100", "num_groups=3"),
     (dict(hidden_act="swish"), "hidden_act", "'swish'", "gelu, gelu_new, relu"),
-    (dict(conv_type="lightconv"), "conv_type", "'lightconv'", "sdconv, dynamic, static, noconv"),
+    (
+        dict(conv_type="lightconv"),
+        "conv_type",
+        "'lightconv'",
+        "sdconv, dynamic, static, depthwise, noconv",
+    ),
     (dict(hidden_dropout_prob=1.0), "hidden_dropout_prob", "1.0", "at least 0 and below 1"),
     (dict(hidden_dropout_prob=-0.1), "hidden_dropout_prob", "-0.1", "at least 0 and below 1"),
     (dict(hidden_dropout_prob=float("nan")), "hidden_dropout_prob", "nan", "below 1"),

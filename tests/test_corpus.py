@@ -49,6 +49,14 @@ def segments(packed: corpus.Packed, row: int) -> tuple[list[int], list[int]]:
     return first, second
 
 
+def test_coverage():
+    assert corpus.coverage(WORDS, ["w1 w2, x", "w3"]) == {
+        "tokens_per_word": 5 / 4,
+        "unknown": 2 / 5,
+    }
+    assert corpus.coverage(WORDS, []) == {"tokens_per_word": 0, "unknown": 0}
+
+
 # --- Reading ----------------------------------------------------------------------------------
 
 

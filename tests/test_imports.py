@@ -23,7 +23,7 @@ TIERS = (
     {"heads"},
     {"data", "metrics"},
     {"weights", "locality", "train", "lab", "results", "jobs", "budget", "cost"},
-    {"charts", "notebooks", "runner", "tables", "cli", "__main__"},
+    {"charts", "notebooks", "runner", "sweep", "tables", "word_charts", "cli", "__main__"},
 )
 MODELS = 3
 # Learners read these, or commands start with them, before anything has loaded Paddle.

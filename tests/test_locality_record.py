@@ -105,6 +105,8 @@ def test_the_mode_is_restored_when_a_text_raises():
     assert now() == modes
     with pytest.raises(ValueError, match="text 1 is empty"):
         next(reading)
+    with pytest.raises(ValueError, match="conv_type='depthwise': its kernels belong to channels"):
+        record(make_model(conv_type="depthwise"), WORDS, ["w1 w2"])
     assert now() == modes
     with pytest.raises(ValueError, match="input of 99 tokens"):
         record(model, WORDS, ["w1 w2"], max_length=99, pad_to=99)  # more than the model takes

@@ -85,6 +85,7 @@ def test_a_layer_counts_as_the_formula_says(conv_type: str, groups: int, heads: 
         "sdconv": (d * k + d * a + a) + (a * h * k + h * k) + (d * a + a),
         "dynamic": (d * h * k + h * k) + (d * a + a),
         "static": h * k + (d * a + a),
+        "depthwise": a * k + (d * a + a),
         "noconv": 0,
     }[conv_type]
     feed_forward = (d * wide // groups + wide) + (wide * d // groups + d)
@@ -298,7 +299,7 @@ def test_recording_changes_nothing_and_sums_to_one(conv_type: str):
     for attention, kernels in mixing:
         np.testing.assert_allclose(attention.numpy().sum(-1), 1, atol=1e-5)
         assert attention.numpy()[1, :, :, 7:].max() < 1e-27  # nothing from padding
-        assert (kernels is None) == (conv_type == "noconv")
+        assert (kernels is None) == (conv_type in ("depthwise", "noconv"))
         if kernels is not None:
             np.testing.assert_allclose(kernels.numpy().sum(-1), 1, atol=1e-5)
 

@@ -302,6 +302,8 @@ def test_options_reach_the_model(text: Path, tmp_path: Path):
         text,
         conv_type="noconv",
         intermediate_size=40,
+        conv_kernel_size=5,
+        head_ratio=4,
         dropout=0.3,
         vocab_file=str(tmp_path / "vocab.txt"),
     )
@@ -309,7 +311,7 @@ def test_options_reach_the_model(text: Path, tmp_path: Path):
     assert tokenizer.vocabulary == words.vocabulary
     config = pretrain.model_config(options, tokenizer)
     assert (config.conv_type, config.vocab_size, config.hidden_size) == ("noconv", 7, 128)
-    assert config.intermediate_size == 40
+    assert (config.intermediate_size, config.conv_kernel_size, config.head_ratio) == (40, 5, 4)
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.3
 
 
@@ -568,3 +570,19 @@ def test_guess_word():
         paddle.to_tensor([[2, FIRST + 1, FIRST + 2, WORDS.mask_token_id, FIRST + 4, 3]])
     ).numpy()[0, 3]
     assert guesses[0] == WORDS.vocabulary[logits.argmax()]
+
+
+def test_judge_words():
+    """Chosen as in training, replaced by the generator, judged by the discriminator."""
+    trainer, text = make_trainer(), " ".join(f"w{i}" for i in range(20))
+    judged = pretrain.judge_words(trainer.model, WORDS, text, seed=3)
+    assert judged["original"] == text.split()
+    chosen = np.array(judged["chosen"])
+    changed = np.array(judged["shown"]) != np.array(judged["original"])
+    assert chosen.sum() == 3 and changed.any() and not changed[~chosen].any()  # 15 % of 22
+    shown = WORDS(" ".join(judged["shown"]))["input_ids"]
+    logits = trainer.model.discriminator(paddle.to_tensor([shown])).numpy()[0, 1:-1]
+    np.testing.assert_allclose(judged["replaced"], 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert judged == pretrain.judge_words(trainer.model, WORDS, text, seed=3)
+    others = [pretrain.judge_words(trainer.model, WORDS, text, seed)["chosen"] for seed in range(4)]
+    assert any(other != judged["chosen"] for other in others)

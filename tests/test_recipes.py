@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import small_config
 
-from convbert import ConvBertModel, ConvBertTokenizer, lab
+from convbert import ConvBertConfig, ConvBertModel, ConvBertTokenizer, budget, lab
 from convbert.heads import ConvBertForPreTraining
 from convbert.tokenizer import SPECIAL_TOKENS
 from convbert.train import recipes
@@ -82,10 +82,10 @@ def test_controlled_pairs_differ_in_convolution_alone(tmp_path: Path, capsys):
     def run() -> tuple[dict, str]:
         runs = recipes.controlled(scale, tmp_path, [4])
         lines = capsys.readouterr().out.splitlines()
-        return runs, next(line for line in lines if line.startswith("controlled"))
+        return runs, next(line for line in lines if line.startswith("comparison"))
 
     runs, said = run()
-    assert said == "controlled pairs: 2 runs to do, 0 found"
+    assert said == "comparison: 2 runs to do, 0 found"
     assert list(runs) == [("with convolution", 4), ("attention only", 4)]
     ours, theirs = (recipes.results(folder)["options"] for folder in runs.values())
     different = {key for key in ours if ours[key] != theirs[key]}
@@ -97,7 +97,25 @@ def test_controlled_pairs_differ_in_convolution_alone(tmp_path: Path, capsys):
         sizes.append(sum(parameter.size for parameter in model.parameters()))
         assert (folder / "step-000001" / "model.safetensors").is_file()  # half-way
     assert abs(sizes[0] - sizes[1]) < 3 * 257  # a unit of each layer's feed-forward part
-    assert run() == (runs, "controlled pairs: 0 runs to do, 2 found")
+    assert run() == (runs, "comparison: 0 runs to do, 2 found")
+
+
+def test_variants_differ_in_one_thing_and_cost_the_same():
+    model = ConvBertConfig.named("convbert-tiny")
+    size = sum(budget.model_parameters(model).values())
+    differs = {"convolution": "conv_type", "kernel size": "conv_kernel_size"}
+    differs["head ratio"] = "head_ratio"
+    found = recipes.variants(model)
+    assert found.keys() == differs.keys()
+    for question, answers in found.items():
+        assert list(answers.values()).count(model) == 1
+        values = [getattr(shape, differs[question]) for shape in answers.values()]
+        assert len(set(values)) == len(values) >= 3
+        for shape in answers.values():
+            own = {name: getattr(model, name) for name in (differs[question], "intermediate_size")}
+            assert shape.replaced(**own) == model
+            unit = (2 * model.hidden_size + 1) * model.num_hidden_layers
+            assert abs(sum(budget.model_parameters(shape).values()) - size) < unit
 
 
 def test_fine_tuned_runs_and_their_twins(tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -170,6 +188,13 @@ def test_a_run_with_an_option_that_the_recipe_does_not_name_is_not_found(finishe
     content["options"]["conv_type"] = "noconv"
     (finished / "results.json").write_text(json.dumps(content), encoding="utf-8")
     assert is_found(finished, conv_type="noconv") and not is_found(finished)
+
+
+def test_a_run_older_than_an_option_had_its_default(finished: Path):
+    content = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    del content["options"]["conv_kernel_size"], content["options"]["gen_weight"]
+    (finished / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    assert is_found(finished) and not is_found(finished, conv_kernel_size=5)
 
 
 @pytest.mark.parametrize("missing", ["results.json", "final/model.safetensors"])

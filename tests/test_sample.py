@@ -1,5 +1,6 @@
 """The embedded sample: right bytes, right sets, and the same everywhere."""
 
+import bz2
 import csv
 import hashlib
 import json
@@ -305,3 +306,18 @@ def test_markup_is_removed_or_the_sentence_dropped():
         ["It was known long ago."],
         ["It melts at low heat."],
     ]
+
+
+def test_bulgarian_is_clean_text_in_cyrillic():
+    pages = wikitext.read_bulgarian()
+    assert [len(paragraphs) for paragraphs in pages.values()] == [17, 10, 96]
+    article, *_ = pages.values()
+    assert article[0].startswith("Григорианският календар (понякога наричан и Грегориански")
+    for paragraph in (line for page in pages.values() for line in page):
+        assert len(paragraph.split(" ")) >= 8
+        assert not re.search(r"[\[\]{}|<>\ue000]|//|''", paragraph), paragraph
+        assert len(re.findall("[а-яА-Я]", paragraph)) > 0.5 * len(paragraph), paragraph
+    dump = bz2.open(wikitext.find_extract(wikitext.BULGARIAN, wikitext.BULGARIAN_SHA256)).read()
+    assert article[0].split(",")[-1].strip() in dump.decode("utf-16"), "not invented here"
+    with pytest.raises(ValueError, match="not the extract"):
+        wikitext.find_extract(wikitext.BULGARIAN, "0" * 64)

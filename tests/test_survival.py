@@ -354,6 +354,7 @@ def test_newest_best_and_final_are_kept(whole: Path):
         (dict(schedule="linear_tf"), "schedule was linear, is linear_tf"),
         (dict(dropout=0.2), "model.hidden_dropout_prob was 0.1, is 0.2"),
         (dict(conv_type="noconv"), "model.conv_type was sdconv, is noconv"),
+        (dict(conv_kernel_size=5), "model.conv_kernel_size was 9, is 5"),
         (dict(mask_prob=0.2), "mask_prob was 0.15, is 0.2"),
         (dict(max_seq_length=20), "data was"),
     ],

@@ -77,6 +77,14 @@ def test_the_results_table_shows_claims_and_keeps_quotations_apart(root, capsys)
     assert text.endswith("<!-- notebooks:end -->\n\nAfter.\n")
 
 
+def test_what_a_command_found_is_shown_with_its_name(root):
+    content = json.loads(results.path(root, "cpu", "01_first").read_text("utf-8"))
+    results.write_json(results.path(root, "cpu", "sweep"), content | {"notebook": "sweep"})
+    table(TableConfig(root=str(root)))
+    assert "| `convbert sweep` | It learns. | 6.1 ± 0.1 |" in section(root, "results")
+    assert "sweep" not in section(root, "notebooks")
+
+
 def test_the_map_shows_titles_questions_and_times(root):
     table(TableConfig(root=str(root)))
     rows = section(root, "notebooks").splitlines()

@@ -213,6 +213,21 @@ def _split(
     return first, second[: max(0, length - len(first) - 3)]
 
 
+def coverage(tokenizer: ConvBertTokenizer, lines: Iterable[str]) -> dict[str, float]:
+    """Say how well a vocabulary fits a text.
+
+    Returns:
+        `tokens_per_word` (words are separated by blanks), and `unknown`, the share of [UNK] among
+        the tokens.
+    """
+    lines = list(lines)
+    tokens = [token for ids in tokenizer.encode_ids(lines) for token in ids]
+    return {
+        "tokens_per_word": len(tokens) / max(1, sum(len(line.split()) for line in lines)),
+        "unknown": tokens.count(tokenizer.unk_token_id) / max(1, len(tokens)),
+    }
+
+
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order in which an epoch visits the examples, from (seed, epoch) alone."""
     return generator(seed, _ORDER, epoch).permutation(examples)

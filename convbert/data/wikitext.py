@@ -1,6 +1,6 @@
-"""From the Wikipedia extract inside the gensim wheel to clean sentences. Not in the paper.
+"""From the Wikipedia extracts inside the gensim wheel to clean text. Not in the paper.
 
-gensim carries a piece of Wikipedia for its own tests, and strips most of the wiki markup. What
+gensim carries pieces of Wikipedia for its own tests, and strips most of the wiki markup. What
 is added here: nested markup, sentence splitting, and the refusal of any sentence that shows a
 trace of markup. Character ranges are spelled out instead of `\\w`, which changes with Python's
 Unicode version.
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 EXTRACT = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 EXTRACT_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
+BULGARIAN = "test/test_data/bgwiki-latest-pages-articles-shortened.xml.bz2"
+BULGARIAN_SHA256 = "8c67571ec18cb8f0f77a91ab2ee4a04c9368684358e40b94d95670f909210355"
 MISSING_GENSIM = 'the sample text needs gensim: pip install "convbert[sample]"'
 MIN_SENTENCES = 10  # shorter articles are lists and disambiguation pages
 
@@ -69,18 +71,23 @@ ABBREVIATION = re.compile(
 )
 
 
-def find_extract() -> Path:
-    """Return the path of the Wikipedia extract in the installed gensim, without importing it.
+def find_extract(name: str = "", sha256: str = "") -> Path:
+    """Return the path of a Wikipedia extract in the installed gensim, without importing it.
+
+    Args:
+        name: file in gensim; empty: the extract of the English Wikipedia.
+        sha256: of the file; empty: the English extract's.
 
     Raises:
         ModuleNotFoundError: gensim is not installed.
         ValueError: the extract is missing or not the one the sample is made from.
     """
+    name, sha256 = name or EXTRACT, sha256 or EXTRACT_SHA256
     spec = importlib.util.find_spec("gensim")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(MISSING_GENSIM)
-    path = Path(next(iter(spec.submodule_search_locations))) / EXTRACT
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != EXTRACT_SHA256:
+    path = Path(next(iter(spec.submodule_search_locations))) / name
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise ValueError(f"{path} is not the extract of gensim 4.4.0 that the sample is made from")
     return path
 
@@ -183,3 +190,34 @@ def read_articles() -> list[Article]:
             if sum(map(len, runs)) >= MIN_SENTENCES:
                 articles.append(Article(title, runs))
     return articles
+
+
+def read_bulgarian() -> dict[str, list[str]]:
+    """Return the pages of the Bulgarian extract: an article, a help page and an archive of talk.
+
+    Returns:
+        Title -> paragraphs of at least eight words, nearly all letters of which are Cyrillic.
+
+    Raises:
+        ModuleNotFoundError: gensim is not installed.
+        ValueError: the extract is missing or not the expected one.
+    """
+    path = find_extract(BULGARIAN, BULGARIAN_SHA256)
+    from gensim.corpora.wikicorpus import extract_pages
+
+    with bz2.open(path) as stream:
+        pages = [(title, _strip_markup(markup)) for title, markup, _ in extract_pages(stream)]
+    return {title: _cyrillic_paragraphs(text) for title, text in pages}
+
+
+def _cyrillic_paragraphs(text: str) -> list[str]:
+    """Return the whole paragraphs of a page without markup, one a line."""
+    found = []
+    for line in text.split("\n"):
+        line = re.sub(r"'{2,}", "", re.sub(r"[ \t\u00a0]+", " ", line)).strip()
+        cyrillic = len(re.findall("[\u0400-\u04ff]", line))
+        letters = cyrillic + len(re.findall(f"[{LETTERS}]", line))
+        clean = not re.match(r"[=*#:;!]", line) and not re.search(rf"[\[\]{{}}|<>{HOLE}]|//", line)
+        if clean and line.count(" ") >= 7 and cyrillic > 0.9 * letters:
+            found.append(line)
+    return found

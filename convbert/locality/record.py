@@ -114,9 +114,14 @@ def stream(
         **metadata: kept with every record, e.g. the step.
 
     Raises:
-        ValueError: an empty text.
+        ValueError: an empty text, or convolutions without a kernel per head.
     """
     encoder = encoder_of(model)
+    if encoder.config.conv_type == "depthwise":
+        raise ValueError(
+            "conv_type='depthwise': its kernels belong to channels, so its heads have no mixing "
+            "matrix to record; take sdconv, dynamic, static or noconv"
+        )
     limit = max_length or encoder.config.max_position_embeddings
     about = {"config": encoder.config.to_dict(), "checkpoint": fingerprint(encoder), **metadata}
     waiting = enumerate(texts)

@@ -38,7 +38,7 @@ _FREE = (
     "output_dir model_type model_name_or_path input_dir vocab_file train_batch_size "
     "gradient_accumulation_steps num_train_epochs max_steps logging_steps save_steps eval_steps "
     "eval_batch_size eval_examples keep_checkpoints resume init_from_ckpt seed device precision "
-    "use_amp eager_run"
+    "use_amp eager_run conv_kernel_size head_ratio"
 ).split()
 
 

@@ -10,7 +10,7 @@ import paddle
 
 from convbert import runtime
 from convbert.config import SIZES, ConvBertConfig
-from convbert.data import shards, training_text
+from convbert.data import corpus, shards, training_text
 from convbert.heads import ConvBertForPreTraining
 from convbert.results import write_json
 from convbert.tokenizer import ConvBertTokenizer
@@ -63,7 +63,9 @@ class PretrainConfig:
     resume: bool = False  # continue the newest checkpoint of output_dir, if there is one
     init_from_ckpt: bool = False  # like resume, from the checkpoint that model_name_or_path names
     dropout: float = 0.1  # of hidden states and attention, in both networks
-    conv_type: str = "sdconv"  # "noconv": the same model with attention heads only
+    conv_type: str = "sdconv"  # or dynamic, static, depthwise; noconv: attention heads only
+    conv_kernel_size: int = 0  # taps of the convolution; 0: the size's own
+    head_ratio: int = 0  # γ: a branch has nominal heads / γ; 0: the size's own
     intermediate_size: int = 0  # width of the feed-forward layer; 0: the size's own
     seed: int = 42  # of weights, order, masks, samples and dropout
     device: str = "auto"  # auto, cpu or gpu
@@ -168,6 +170,39 @@ def guess_word(
     }
 
 
+def judge_words(
+    model: ConvBertForPreTraining, tokenizer: ConvBertTokenizer, sentence: str, seed: int = 0
+) -> dict[str, list]:
+    """Let the generator replace some words of a sentence, and the discriminator judge all.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        sentence: some words of text.
+        seed: decides which words are replaced, and by what.
+
+    Returns:
+        For each token but [CLS] and [SEP]: the `original`, what is `shown` to the discriminator,
+        whether the position was `chosen`, and the probability of being `replaced` that the
+        discriminator gives it.
+    """
+    ids = np.array([tokenizer(sentence)["input_ids"]])  # [1, L]
+    text = corpus.Packed(ids, np.zeros_like(ids), np.array([ids.shape[1]]))
+    batch = corpus.mask_batch(text, np.arange(1), tokenizer, (seed,), visible=0.0)
+    inputs = (batch.ids, batch.masked_ids, batch.positions, batch.weights, batch.uniform)
+    with paddle.no_grad():
+        output = model(*map(paddle.to_tensor, inputs))
+    chosen = np.isin(np.arange(ids.shape[1]), batch.positions[batch.weights > 0])
+    logits = output.discriminator_logits.numpy()[0].astype(float)
+    shown = output.corrupted_ids.numpy()[0]
+    return {
+        "original": tokenizer.convert_ids_to_tokens(ids[0, 1:-1].tolist()),
+        "shown": tokenizer.convert_ids_to_tokens(shown[1:-1].tolist()),
+        "chosen": chosen[1:-1].tolist(),
+        "replaced": (1 / (1 + np.exp(-logits)))[1:-1].tolist(),
+    }
+
+
 def text_files(config: PretrainConfig) -> tuple[Path, Path]:
     """Return the training and the held-out text, where the input is such a pair of files."""
     found = training_text.find(config.input_dir)
@@ -190,10 +225,11 @@ def make_tokenizer(config: PretrainConfig, found: Path) -> ConvBertTokenizer:
 
 def model_config(config: PretrainConfig, tokenizer: ConvBertTokenizer) -> ConvBertConfig:
     """Return the discriminator's configuration of a run."""
-    wide = {"intermediate_size": config.intermediate_size} if config.intermediate_size else {}
+    names = ("conv_kernel_size", "head_ratio", "intermediate_size")
+    given = {name: getattr(config, name) for name in names if getattr(config, name)}
     return ConvBertConfig.named(
         config.size,
-        **wide,
+        **given,
         vocab_size=tokenizer.vocab_size,
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,

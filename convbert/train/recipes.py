@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,8 @@ from convbert.data.sources import Source
 from convbert.lab import Scale
 
 Key = TypeVar("Key", bound=tuple)
+# What shapes that are compared may differ in; options of `convbert pretrain`.
+_SHAPE = ("conv_type", "conv_kernel_size", "head_ratio", "intermediate_size")
 
 
 def pretraining(scale: Scale) -> dict[str, Any]:
@@ -69,17 +71,68 @@ def finetuning(scale: Scale) -> dict[str, Any]:
 def controlled(
     scale: Scale, output_dir: str | Path, seeds: Sequence[int]
 ) -> dict[tuple[str, int], Path]:
-    """Return pairs of pretrained models that differ in convolution heads alone.
-
-    Text, order, masks, updates and the number of parameters are equal. Both learn by masked words
-    (one network, no discriminator), which shows the most in a few hundred updates. One checkpoint
-    is kept half-way. Finished runs are used again.
+    """Return pairs of pretrained models that differ in convolution heads alone; see `compared`.
 
     Returns:
         ("with convolution" or "attention only", seed) -> folder of the run.
     """
-    root = Path(output_dir, "controlled", scale.name)
-    shape, steps = ConvBertConfig.named(scale.model), scale.control_steps
+    shape = ConvBertConfig.named(scale.model)
+    arms = {"with convolution": shape, "attention only": budget.attention_only(shape)}
+    runs = compared(scale, output_dir, arms.values(), seeds)
+    return {(arm, seed): runs[arms[arm], seed] for arm, seed in itertools.product(arms, seeds)}
+
+
+def variants(model: ConvBertConfig) -> dict[str, dict[str, ConvBertConfig]]:
+    """Return what the paper's parts are compared with, all with as many parameters as the model.
+
+    Returns:
+        Question -> answer -> configuration. Each question has the model itself as one answer.
+    """
+    questions: dict[str, tuple[str, dict[str, Any]]] = {
+        "convolution": (
+            "conv_type",
+            {
+                "none": "noconv",
+                "depthwise": "depthwise",
+                "light": "static",
+                "dynamic": "dynamic",
+                "span-based": "sdconv",
+            },
+        ),
+        "kernel size": ("conv_kernel_size", {str(taps): taps for taps in (3, 5, 9, 15)}),
+        "head ratio": ("head_ratio", {str(ratio): ratio for ratio in (1, 2, 4)}),
+    }
+    return {
+        question: {
+            answer: budget.with_parameters_of(model, model.replaced(**{field: value}))
+            for answer, value in answers.items()
+        }
+        for question, (field, answers) in questions.items()
+    }
+
+
+def compared(
+    scale: Scale,
+    output_dir: str | Path,
+    shapes: Iterable[ConvBertConfig],
+    seeds: Sequence[int],
+) -> dict[tuple[ConvBertConfig, int], Path]:
+    """Return pretrained models that differ in their shape alone.
+
+    Text, order, masks and updates are equal. All learn by masked words (one network, no
+    discriminator), which shows the most in a few hundred updates. One checkpoint is kept
+    half-way. Finished runs are used again.
+
+    Args:
+        scale: gives the recipe.
+        output_dir: runs lie in `controlled/<scale>` below it.
+        shapes: differ from the scale's model in convolution, head ratio or feed-forward width.
+        seeds: one run of each shape for each.
+
+    Returns:
+        (shape, seed) -> folder of the run.
+    """
+    root, steps = Path(output_dir, "controlled", scale.name), scale.control_steps
     tiny = scale.model == "convbert-tiny"
     options = pretraining(scale) | {
         "objective": "mlm",
@@ -91,21 +144,16 @@ def controlled(
         "eval_steps": steps,
         "save_steps": max(1, steps // 2),
     }
-    arms = {"with convolution": shape, "attention only": budget.attention_only(shape)}
     folders, commands = {}, {}
     from convbert.train.pretrain import PretrainConfig  # brings Paddle, so not before it is needed
 
-    for (arm, config), seed in itertools.product(arms.items(), seeds):
-        name = f"{config.conv_type}-{seed}"
-        folders[arm, seed] = root / name
-        own = options | {
-            "conv_type": config.conv_type,
-            "intermediate_size": config.intermediate_size,
-            "seed": seed,
-        }
-        if not _is_finished(root / name, PretrainConfig("", **own), "final"):
-            commands[name] = _command("pretrain", root / name, **own)
-    print(f"controlled pairs: {len(commands)} runs to do, {len(folders) - len(commands)} found")
+    for shape, seed in itertools.product(dict.fromkeys(shapes), seeds):
+        own = {name: getattr(shape, name) for name in _SHAPE} | {"seed": seed}
+        name = "-".join(str(value) for value in own.values())
+        folders[shape, seed] = root / name
+        if not _is_finished(root / name, PretrainConfig("", **options, **own), "final"):
+            commands[name] = _command("pretrain", root / name, **options, **own)
+    print(f"comparison: {len(commands)} runs to do, {len(folders) - len(commands)} found")
     if commands:
         jobs.run(commands, root / "logs")
     return folders
@@ -282,4 +330,6 @@ def _is_finished(folder: Path, config: Any, weights: str, start: Path | None = N
         return False
     wanted = json.loads(json.dumps(asdict(config), default=str))
     same = {"output_dir": "", "resume": False}  # say nothing about the result
-    return results(folder)["options"] | same == wanted | same
+    # An option younger than the run had no other effect on it than its default has.
+    defaults = {field.name: field.default for field in fields(config)}
+    return defaults | results(folder)["options"] | same == wanted | same
