@@ -63,7 +63,7 @@ def test_ci_calls_the_readmes_test_command():
         assert re.search(rf"^{command}$", ci, re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", ["run", "test", "parity", "lab", "bench", "figures"])
+@pytest.mark.parametrize("target", ["run", "test", "parity", "lab", "bench", "tasks", "figures"])
 def test_make_knows_every_target(target, tmp_path):
     """`make -n` prints the commands; one that is not there would end with an error."""
     done = subprocess.run(
