@@ -5,7 +5,7 @@ Pictures of mixing matrices are in `convbert.locality.figures`, whose colors are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -218,7 +218,10 @@ def learning_curves(log: pd.DataFrame, ends: pd.DataFrame) -> tuple[Figure, pd.D
 
 
 def accuracies(
-    results: pd.DataFrame, nulls: dict[str, dict[str, float]], measure: str = "accuracy"
+    results: pd.DataFrame,
+    nulls: dict[str, dict[str, float]],
+    measure: str = "accuracy",
+    names: Mapping[str, str] | None = None,
 ) -> tuple[Figure, pd.DataFrame]:
     """Draw a dev score by start, a point per seed, with what has to be beaten.
 
@@ -226,6 +229,7 @@ def accuracies(
         results: columns task, start ("pretrained" or "scratch"), seed, and the score.
         nulls: task -> names of at most three baselines -> score.
         measure: the score's column.
+        names: task -> what the score is called; by default as its column.
     """
     figure = Figure(figsize=(4.2 * len(nulls), 3.6), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(nulls)))
@@ -233,11 +237,14 @@ def accuracies(
     for axis, (task, baselines) in zip(axes, nulls.items(), strict=True):
         for x, (start, color, marker) in enumerate(looks):
             values = results[(results.task == task) & (results.start == start)][measure]
+            if values.empty:
+                continue
             axis.plot([x] * len(values), values, marker, color=color)
             axis.hlines(values.mean(), x - 0.2, x + 0.2, color=color)
         for (name, value), style in zip(baselines.items(), (":", "--", "-."), strict=False):
             axis.axhline(value, ls=style, color=NULL, lw=1, label=name)
-        axis.set(title=task, ylabel=f"dev {measure}, last step", xlim=(-0.6, 1.6))
+        name = (names or {}).get(task, measure)
+        axis.set(title=task, ylabel=f"dev {name}, last step", xlim=(-0.6, 1.6))
         axis.set_xticks([0, 1], ["pretrained", "from scratch"])
         axis.legend(frameon=False, fontsize=8)
     return figure, results

@@ -42,6 +42,12 @@ COMMANDS = {
         "pretrain",
     ),
     "glue": Command("fine-tune on a task", "convbert.train.glue", "GlueConfig", "finetune"),
+    "tasks": Command(
+        "fine-tune on several tasks over several seeds",
+        "convbert.train.small_tasks",
+        "TasksConfig",
+        "run",
+    ),
     "convert": Command(
         "rewrite weights for transformers or PaddleNLP",
         "convbert.weights.convert",

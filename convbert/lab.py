@@ -47,6 +47,7 @@ class Scale:
     pretrain_length: int  # tokens in a pretraining sequence
     finetune_examples: int  # labeled training examples of a task, at most
     finetune_steps: int  # updates of fine-tuning
+    task_seeds: int  # random seeds of tasks whose results are recorded, not claimed
     locality_sentences: int  # held-out sentences over which heads are measured
     copy_steps: int  # updates of the copy-the-previous-token demonstration
     control_steps: int  # updates of each model with and without convolution heads
@@ -62,6 +63,7 @@ _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "pretrain_length": (32, 64, 128),
     "finetune_examples": (256, 8_000, 400_000),
     "finetune_steps": (10, 200, 40_000),
+    "task_seeds": (1, 1, 5),
     "locality_sentences": (20, 200, 1_000),
     "copy_steps": (50, 100, 400),
     "control_steps": (10, 400, 100_000),

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from convbert import notebooks, results
+from convbert import quoted as quoted_results
 from convbert.lab import SCALES
 
 _RESULTS_SCALE = "cpu"  # whose claims the README shows
+_TASKS = "glue_tasks"  # results file of `convbert tasks`
+_STARTS = ("pretrained", "scratch")
 _MAP_SCALES = ("smoke", "cpu")  # whose times the README shows
 _QUESTION = re.compile(r"^\*\*Question[.:]?\*\*[.:]?\s*(?P<text>\S.*)$", re.MULTILINE)
 
@@ -125,10 +128,13 @@ def results_tables(measured: Mapping[str, Any]) -> str:
             verdict = claim["verdict"]
             own.append([number, claim["text"], shown, *limits, seeds, claim["kind"], verdict])
     head = ["notebook", "claim", "observed", "null", "bound", "seeds", "kind", "verdict"]
-    parts = [_measured_on(measured.values()), _table(head, own)]
+    runs = [content for name, content in measured.items() if name != _TASKS]
+    parts = [_measured_on(runs), _table(head, own)] if runs else []
     if quoted:
         parts.append("Quoted, not measured here:")
         parts.append(_table(["notebook", "statement", "value", "source"], quoted))
+    if _TASKS in measured:
+        parts += tasks_tables(measured[_TASKS])
     return "\n\n".join(parts)
 
 
@@ -136,6 +142,38 @@ def _origin(name: str) -> str:
     """Link the notebook that found something, or name the command."""
     number, _, rest = name.partition("_")
     return f"[{number}](notebooks/{name}.ipynb)" if rest else f"`convbert {name}`"
+
+
+def tasks_tables(content: Mapping[str, Any]) -> list[str]:
+    """Write what `convbert tasks` recorded, and what others published on the same tasks."""
+    rows, quotations = [], []
+    tasks = content["records"]["tasks"]["value"]
+    for task, found in tasks.items():
+        scores = [results.format_value(found.get(start, ""), average=True) for start in _STARTS]
+        nulls = (f"{name} {value:.3f}" for name, value in found["baselines"].items())
+        seeds, steps = (found[key] for key in ("seeds", "steps"))
+        rows.append([task, found["metric"], *scores, "; ".join(nulls), str(seeds), steps])
+    for row in quoted_results.GLUE:
+        scores = [" / ".join(map(str, row.scores.get(task, ()))) for task in tasks]
+        quotations.append([row.who, row.on, *scores, row.source])
+    head = [
+        "task",
+        "metric on dev",
+        "pretrained",
+        "new weights",
+        "without a model",
+        "seeds",
+        "steps",
+    ]
+    note = (
+        "Recorded, not claimed: a tiny model on GLUE tasks, last step, mean ± deviation over seeds."
+    )
+    return [
+        f"{note} {_measured_on([content], 'tasks')}",
+        _table(head, rows),
+        "Quoted, other people's results with the published sizes, in percent:",
+        _table(["who", "data", *tasks, "source"], quotations),
+    ]
 
 
 def notebook_map(root: Path, measured: Mapping[str, Mapping[str, Any]]) -> str:
@@ -207,7 +245,7 @@ def fill(text: str, name: str, content: str, place: str) -> str:
     return f"{before}{start}\n\n{content}\n\n{end}{rest.split(end)[1]}"
 
 
-def _measured_on(runs: Iterable[Mapping[str, Any]]) -> str:
+def _measured_on(runs: Iterable[Mapping[str, Any]], command: str = "run") -> str:
     """Say on what, with what and from which commit the runs were made."""
     runs = list(runs)
     hardware = dict.fromkeys(run["hardware"] for run in runs)
@@ -216,7 +254,7 @@ def _measured_on(runs: Iterable[Mapping[str, Any]]) -> str:
     shortened = (re.sub(r"^(\w{10})\w{30}", r"\1", run["commit"] or "unknown") for run in runs)
     commits = dict.fromkeys(shortened)
     return (
-        f"`python -m convbert run --scale {_RESULTS_SCALE}` on {'; '.join(hardware)}; "
+        f"`python -m convbert {command} --scale {_RESULTS_SCALE}` on {'; '.join(hardware)}; "
         f"Paddle {', '.join(paddle)}; commit {', '.join(commits)}."
     )
 

@@ -6,11 +6,44 @@ import pytest
 from support import small_config
 
 from convbert import ConvBertForQuestionAnswering, ConvBertTokenizer
-from convbert.metrics import baselines
+from convbert.data.glue import Example
+from convbert.metrics import baselines, glue
 from convbert.tokenizer import SPECIAL_TOKENS
 from convbert.train import asking
 
 CONTEXT = "In 1969 Anna Smith went to Rome. Later, in 1975, Bob <x> left for Paris."
+
+
+def test_word_counts_learn_words_and_bigrams_learn_neighbors():
+    """Which of two words comes first: only neighbors tell. Which word occurs: any of them do."""
+    ordered = [Example(text, None, label) for text, label in (("a b", 0), ("b a", 1))] * 20
+    found = baselines.scores("sst-2", ordered, ordered)
+    assert found["majority"] == {"accuracy": 0.5}
+    assert found["bag of words"] == {"accuracy": 0.5}
+    assert found["with bigrams"] == {"accuracy": 1.0}
+    named = [Example(text, None, label) for text, label in (("a c", 0), ("b c", 1))] * 20
+    assert baselines.scores("sst-2", named, named)["bag of words"] == {"accuracy": 1.0}
+
+
+def test_the_majority_is_that_of_the_training_labels():
+    train = [Example("x", "x", 1)] * 3 + [Example("x", "y", 0)] * 2
+    dev = [Example("x", "y", 0)] * 3 + [Example("x", "x", 1)]
+    found = baselines.scores("mrpc", train, dev)
+    assert found["majority"] == glue.score("mrpc", [1] * 4, [0, 0, 0, 1])
+
+
+def test_overlap_of_pairs_predicts_scores_that_counted_words_do_not():
+    def pairs(words: str) -> list[Example]:
+        return [
+            Example(f"{x} {y}", f"{x} {z}" if same else f"{z} {w}", 5.0 if same else 0.0)
+            for x, y, z, w in zip(words, words[1:], words[2:], words[3:], strict=False)
+            for same in (True, False)
+        ]
+
+    found = baselines.scores("sts-b", pairs("abcdefgh"), pairs("ijklmnop"))
+    assert found["majority"] == {"pearson": 0.0, "spearman": 0.0}
+    assert found["word overlap"]["pearson"] > 0.999
+    assert abs(found["bag of words"]["pearson"]) < 0.5
 
 
 def test_answers_without_a_model():

@@ -265,3 +265,10 @@ def test_a_source_is_read_under_its_own_name(tmp_path):
     assert glue.read(source, "sample/swap", "dev") == [Example("fine", None, 1)]
     with pytest.raises(ValueError, match="holds sample/swap, not sst-2"):
         glue.read(source, "sst-2", "dev")
+
+
+def test_labels_are_written_as_the_files_have_them():
+    labels = glue.TASKS["rte"].labels
+    for text in labels:
+        assert glue.format_label(glue.parse_label(text, labels, ""), labels) == text
+    assert glue.format_label(4.25, None) == "4.2"

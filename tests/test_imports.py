@@ -22,8 +22,9 @@ TIERS = (
     {"model"},
     {"heads"},
     {"data", "metrics"},
-    {"weights", "locality", "train", "lab", "results", "jobs", "budget", "cost"},
-    {"charts", "notebooks", "runner", "sweep", "tables", "word_charts", "cli", "__main__"},
+    {"weights", "locality", "train", "lab", "results", "jobs", "budget", "cost", "quoted"},
+    {"charts", "glue_charts", "word_charts", "notebooks", "runner", "sweep"},
+    {"tables", "cli", "__main__"},
 )
 MODELS = 3
 # Learners read these, or commands start with them, before anything has loaded Paddle.

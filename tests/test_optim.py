@@ -304,3 +304,16 @@ def test_unknown_encoder_parameter_stops_the_optimizer():
     model.convbert.pooler = paddle.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"convbert\.pooler\.weight"):
         optim.adamw(model, 0.01, layer_lr_decay=0.8)
+
+
+@pytest.mark.parametrize("name", ["convbert-small", "convbert-base"])
+def test_factors_of_the_parts_are_those_of_their_parameters(name: str):
+    config = ConvBertConfig.named(name)
+    factors = optim.layer_factors(config, 0.8)
+    assert list(factors) == ["embeddings", *(f"layer {j}" for j in range(1, 13)), "head"]
+    assert list(factors.values()) == pytest.approx([0.8**14, *0.8 ** np.arange(13, 1, -1), 1])
+    tiny = ConvBertForSequenceClassification(small_config())
+    own = optim.layer_factors(tiny.config, 0.8)
+    for parameter, _ in tiny.named_parameters():
+        factor = optim.layer_decay(parameter, tiny.config, 0.8)
+        assert own[optim.part_of(parameter)] == factor, parameter

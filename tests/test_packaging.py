@@ -14,7 +14,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = PYPROJECT["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
 PIP = next(item["pip"] for item in CONDA["dependencies"] if isinstance(item, dict))
 
@@ -62,7 +63,7 @@ def test_ci_calls_the_readmes_test_command():
         assert re.search(rf"^{command}$", ci, re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", ["run", "test", "parity", "lab", "bench", "figures"])
+@pytest.mark.parametrize("target", ["run", "test", "parity", "lab", "bench", "tasks", "figures"])
 def test_make_knows_every_target(target, tmp_path):
     """`make -n` prints the commands; one that is not there would end with an error."""
     done = subprocess.run(
@@ -83,3 +84,13 @@ def test_make_adds_nothing_to_a_conda_environment(tmp_path):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--no-deps --editable ." in done.stdout
     assert "[sample,dev]" not in done.stdout
+
+
+def test_files_that_are_not_code_are_installed_with_the_package():
+    """A notebook that runs in an empty folder reads them from where the package is installed."""
+    package = ROOT / "convbert"
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["convbert"]
+    installed = {file for pattern in patterns for file in package.glob(pattern)}
+    files = {file for file in package.rglob("*") if file.is_file()}
+    others = {file for file in files if file.suffix not in (".py", ".pyc")}
+    assert others == installed and package / "train" / "finetuning_curves.json" in others

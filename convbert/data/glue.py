@@ -373,3 +373,8 @@ def parse_label(text: str, labels: tuple[str, ...] | None, where: str) -> int | 
     if not 0 <= score <= 5:
         raise ValueError(f"{where}: expected a score from 0 to 5, found {text!r}")
     return score
+
+
+def format_label(label: int | float, labels: tuple[str, ...] | None) -> str:
+    """Return a label as the task's files write it; of a score one digit after the point."""
+    return f"{label:.1f}" if labels is None else labels[int(label)]

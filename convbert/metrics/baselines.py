@@ -4,49 +4,74 @@ from __future__ import annotations
 
 import random
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.linear_model import LogisticRegression, Ridge
 
-from convbert.data.glue import Example
+from convbert.data.glue import TASKS, Example
+from convbert.metrics import glue
 
 _WORD = re.compile(r"\w+")
 _CANDIDATE = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_a-z]\w+(?: [^\W\d_a-z]\w+)*")  # names, numbers
 
 
-def accuracies(train: Sequence[Example], dev: Sequence[Example]) -> dict[str, float]:
-    """Return the dev accuracy of each baseline.
+def scores(
+    task: str, train: Sequence[Example], dev: Sequence[Example]
+) -> dict[str, dict[str, float]]:
+    """Return the dev metrics of baselines that see words, and no order beyond a pair of words.
 
     Args:
-        train: labeled examples; the two texts of a pair are joined.
+        task: says which metrics.
+        train: labeled examples; the two texts of a pair are joined for counting words.
         dev: likewise.
 
     Returns:
-        "majority": always the most frequent training label. "bag of words" and "with bigrams":
-        logistic regressions on which words, and which neighboring words, occur.
+        Baseline -> metric -> value. "majority": always the most frequent training label, or the
+        mean score. "bag of words": a logistic regression (of scores: ridge regression) on which
+        words occur. Of single texts "with bigrams": likewise on neighboring words; of pairs "word
+        overlap": on the share of words that the two texts have in common.
     """
-    most_frequent = Counter(example.label for example in train).most_common(1)[0][0]
-    return {
-        "majority": sum(example.label == most_frequent for example in dev) / len(dev),
-        "bag of words": _logistic_regression(train, dev, words=1),
-        "with bigrams": _logistic_regression(train, dev, words=2),
-    }
+    is_score = TASKS[task].labels is None
+    labels = [example.label or 0 for example in train]
+    constant = float(np.mean(labels)) if is_score else Counter(labels).most_common(1)[0][0]
+    guesses: dict[str, Any] = {"majority": [constant] * len(dev)}
+    words, bigrams = (_counter(length) for length in (1, 2))
+    features = {"bag of words": (words.fit_transform(_texts(train)), words.transform(_texts(dev)))}
+    if train[0].text_b is None:
+        counted = bigrams.fit_transform(_texts(train)), bigrams.transform(_texts(dev))
+        features["with bigrams"] = counted
+    else:
+        features["word overlap"] = _shared(train), _shared(dev)
+    for name, (known, asked) in features.items():
+        model = Ridge() if is_score else LogisticRegression(max_iter=1000)
+        guesses[name] = model.fit(known, labels).predict(asked)
+    truth = [example.label or 0 for example in dev]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constant values")  # a mean has no correlation
+        return {name: glue.score(task, guess, truth) for name, guess in guesses.items()}
 
 
-def _logistic_regression(train: Sequence[Example], dev: Sequence[Example], words: int) -> float:
-    model = make_pipeline(
-        CountVectorizer(ngram_range=(1, words), token_pattern=r"(?u)\b\w+\b", binary=True),
-        LogisticRegression(max_iter=1000),
-    )
-    model.fit(_texts(train), [example.label for example in train])
-    return float(model.score(_texts(dev), [example.label for example in dev]))
+def _counter(length: int) -> CountVectorizer:
+    """Return what notes which words occur, and which `length` neighbors."""
+    return CountVectorizer(ngram_range=(1, length), token_pattern=r"(?u)\b\w+\b", binary=True)
 
 
 def _texts(examples: Sequence[Example]) -> list[str]:
     return [" ".join(filter(None, (example.text_a, example.text_b))) for example in examples]
+
+
+def _shared(examples: Sequence[Example]) -> np.ndarray:
+    """Return the share of a pair's words that both texts have [n, 1]."""
+    shares = []
+    for example in examples:
+        a, b = (set(_WORD.findall((t or "").lower())) for t in (example.text_a, example.text_b))
+        shares.append([len(a & b) / max(1, len(a | b))])
+    return np.array(shares)
 
 
 def extracted(

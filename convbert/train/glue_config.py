@@ -88,7 +88,7 @@ _RUNS = MappingProxyType(
 _USUAL = _run(100)
 _BY_TASK = tuple(_USUAL)
 # Options that say where and how to compute, not what.
-_OUTSIDE = (
+OUTSIDE = (
     "task_name model_name_or_path output_dir keep_checkpoints resume device precision "
     "gradient_accumulation_steps num_trials logging_steps"
 ).split()
@@ -98,13 +98,13 @@ def recipe(task: str) -> dict[str, Any]:
     """Return the published recipe of a task, option by option; of others the usual one."""
     common = {field.name: field.default for field in fields(GlueConfig)}
     chosen = {**common, "max_grad_norm": 0.0, **_RUNS.get(task, _USUAL)}
-    return {name: value for name, value in chosen.items() if name not in _OUTSIDE[:3]}
+    return {name: value for name, value in chosen.items() if name not in OUTSIDE[:3]}
 
 
 def overrides(config: GlueConfig) -> dict[str, tuple[Any, Any]]:
     """Return what differs from the published recipe: name -> (published, given)."""
     published = recipe(config.task_name)
-    given = {name: getattr(config, name) for name in published if name not in _OUTSIDE}
+    given = {name: getattr(config, name) for name in published if name not in OUTSIDE}
     return {
         name: (published[name], value) for name, value in given.items() if value != published[name]
     }

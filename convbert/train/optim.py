@@ -114,6 +114,21 @@ def layer_decay(name: str, config: ConvBertConfig, decay: float) -> float:
     return decay ** (layers + 2 - depth)
 
 
+def part_of(name: str) -> str:
+    """Return the part of the model that a parameter belongs to: embeddings, layer 1, …, head."""
+    layer = re.search(r"encoder\.layers\.(\d+)\.", name)
+    if layer:
+        return f"layer {int(layer[1]) + 1}"
+    return "embeddings" if "embeddings" in name else "head"
+
+
+def layer_factors(config: ConvBertConfig, decay: float) -> dict[str, float]:
+    """Return the factor of every part's learning rate by `layer_decay`, from the bottom up."""
+    layers = (f"convbert.encoder.layers.{j}." for j in range(config.num_hidden_layers))
+    names = ("convbert.embeddings.", *layers, "classifier.")
+    return {part_of(name): layer_decay(name, config, decay) for name in names}
+
+
 def adamw(
     model: nn.Layer,
     learning_rate: float | paddle.optimizer.lr.LRScheduler,

@@ -46,8 +46,10 @@ def pretraining(scale: Scale) -> dict[str, Any]:
     }
 
 
-def finetuning(scale: Scale) -> dict[str, Any]:
+def finetuning(scale: Scale, steps: int = 0) -> dict[str, Any]:
     """Return the options of `convbert glue` at a scale, for the tiny model or the published ones.
+
+    `steps` are the tiny model's updates; 0: those of the scale.
 
     A published model has the published recipe of its task, which is the command's default. Its
     layer-wise decay of 0.8 is for models worth preserving; a tiny one learns with 1. Its few
@@ -55,16 +57,17 @@ def finetuning(scale: Scale) -> dict[str, Any]:
     """
     if scale.model != "convbert-tiny":
         return {}
+    steps = steps or scale.finetune_steps
     return {
-        "max_steps": scale.finetune_steps,
+        "max_steps": steps,
         "train_examples": scale.finetune_examples,
         "max_seq_length": scale.pretrain_length,
         "batch_size": 32,
         "learning_rate": 1e-3,
         "layer_lr_decay": 1.0,
         "dropout": 0.0,
-        "logging_steps": max(1, scale.finetune_steps // 20),
-        "save_steps": max(1, scale.finetune_steps // 2),
+        "logging_steps": max(1, steps // 20),
+        "save_steps": max(10, steps // 2),
     }
 
 
@@ -142,7 +145,7 @@ def compared(
         "warmup_steps": max(1, steps // 10),
         "logging_steps": max(1, steps // 20),
         "eval_steps": steps,
-        "save_steps": max(1, steps // 2),
+        "save_steps": max(10, steps // 2),
     }
     folders, commands = {}, {}
     from convbert.train.pretrain import PretrainConfig  # brings Paddle, so not before it is needed
@@ -218,9 +221,13 @@ def checkpoints(
 
 
 def finetuned(
-    scale: Scale, output_dir: str | Path, tasks: Sequence[str], starts: Mapping[int, str | Path]
+    scale: Scale,
+    output_dir: str | Path,
+    tasks: Sequence[str],
+    starts: Mapping[int, str | Path],
+    steps: int = 0,
 ) -> dict[tuple[str, str, int], Path]:
-    """Fine-tune every pretrained model, and its twin from scratch, on every task.
+    """Fine-tune every pretrained model, a tiny one's twin from scratch as well, on every task.
 
     Finished runs with the same options are used again.
 
@@ -229,6 +236,7 @@ def finetuned(
         output_dir: runs lie in `finetuning/<scale>/<task>-<start>-<seed>` below it.
         tasks: names of tasks.
         starts: seed -> folder of a pretrained model.
+        steps: the tiny model's updates; 0: those of the scale.
 
     Returns:
         (task, "pretrained" or "scratch", seed) -> folder of the run.
@@ -236,9 +244,11 @@ def finetuned(
     from convbert.train.glue import GlueConfig  # brings Paddle, so not before it is needed
 
     root = Path(output_dir, "finetuning", scale.name)
+    kinds = ("pretrained", "scratch") if scale.model == "convbert-tiny" else ("pretrained",)
+    options = finetuning(scale, steps)
     wanted = {
-        (task, start, seed): finetuning(scale) | {"task_name": task} | _start(start, seed, starts)
-        for task, start, seed in itertools.product(tasks, ("pretrained", "scratch"), starts)
+        (task, start, seed): options | {"task_name": task} | _start(start, seed, starts)
+        for task, start, seed in itertools.product(tasks, kinds, starts)
     }
     return _tune("glue", GlueConfig, root, wanted)
 
@@ -287,6 +297,16 @@ def history(folder: str | Path) -> list[dict[str, float]]:
     """Read a run's `log.jsonl`, one dictionary per logged step."""
     lines = Path(folder, "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def parity_curves() -> dict[str, dict[str, Any]]:
+    """Return losses of 200 steps here ("ours") and with transformers and torch, by task.
+
+    `make parity` computes both from the same weights, each with its own tokenizer, model, gradients
+    and optimizer, and fails if the stored numbers are not what it finds.
+    """
+    file = Path(__file__).with_name("finetuning_curves.json")
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _start(start: str, seed: int, starts: Mapping[int, str | Path]) -> dict[str, Any]:

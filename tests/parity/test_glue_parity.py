@@ -20,7 +20,8 @@ Three things are set so that both sides compute the same function:
 * examples longer than 64 tokens are left out: where both texts of a pair are equally long,
   transformers' tokenizer cuts the first, and BERT's own script, like ours, the second.
 
-Run as a program, this writes the curves to `data/golden/finetuning_curves.json` for notebook 04.
+Run as a program, this writes the curves to `convbert/train/finetuning_curves.json`: part of the
+package, so that notebook 04 shows them wherever it runs.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from convbert.train.glue_config import GlueConfig
 
 STEPS, BATCH, LENGTH, PEAK, LAYERS, DEV = 200, 8, 64, 1e-3, 2, 64
 SCHEDULES = {"cola": "linear", "rte": "cosine", "sts-b": "linear"}
-CURVES = Path(__file__).parents[2] / "data" / "golden" / "finetuning_curves.json"
+CURVES = Path(glue.__file__).with_name("finetuning_curves.json")
 
 
 class Run(NamedTuple):

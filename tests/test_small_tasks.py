@@ -1,0 +1,80 @@
+"""Several tasks, one file of results, one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support import small_config
+
+from convbert import ConvBertModel, ConvBertTokenizer, cli, results, tables
+from convbert.tokenizer import SPECIAL_TOKENS
+from convbert.train import small_tasks
+from convbert.train.small_tasks import TasksConfig
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "data" / "glue" / "SST-2"
+    folder.mkdir(parents=True)
+    for name in ("train", "dev"):
+        rows = "".join(f"w{i} w{i + 1}\t{i % 2}\n" for i in range(8))
+        (folder / f"{name}.tsv").write_text(f"sentence\tlabel\n{rows}", encoding="utf-8")
+    monkeypatch.setenv("CONVBERT_DATA", str(tmp_path / "data"))
+    return tmp_path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    ConvBertModel(small_config()).save_pretrained(tmp_path / "model")
+    words = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(56))]
+    ConvBertTokenizer(words).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_what_is_recorded_is_what_the_runs_ended_with(data: Path, model: str, capsys):
+    config = TasksConfig("smoke", str(data), tasks="sst-2", steps=2, model=model, seed=7)
+    small_tasks.run(config)
+    content = json.loads(results.path(data, "smoke", small_tasks.NAME).read_text("utf-8"))
+    row = content["records"]["tasks"]["value"]["sst-2"]
+    for start in ("pretrained", "scratch"):
+        run = data / "finetuning" / "smoke" / f"sst-2-{start}-7" / "results.json"
+        ended = json.loads(run.read_text("utf-8"))
+        assert row[start] == [ended["last"]["accuracy"]]
+        assert (ended["steps"], ended["options"]["seed"]) == (row["steps"], 7) == (2, 7)
+    assert (row["metric"], row["seeds"], row["dev_examples"]) == ("accuracy", [7], 8)
+    assert row["baselines"]["majority"] == 0.5
+    assert "sst-2 (accuracy): pretrained" in capsys.readouterr().out
+
+
+def test_a_task_without_files_is_said_before_anything_is_trained(data: Path, model: str):
+    with pytest.raises(FileNotFoundError, match="rte not found"):
+        small_tasks.run(TasksConfig("smoke", str(data), tasks="sst-2, rte", model=model))
+    assert not (data / "finetuning").exists()
+
+
+@pytest.mark.parametrize("name", ["ax", "cloa", ""])
+def test_unknown_tasks_are_named(data: Path, capsys, name: str):
+    assert cli.main(["tasks", "--tasks", f"sst-2, {name}", "--output_dir", str(data)]) == 1
+    assert f"{name!r} is no task to train on" in capsys.readouterr().err
+
+
+def test_the_table_keeps_quoted_results_apart():
+    row = {
+        "metric": "mcc",
+        "pretrained": [0.1, 0.2, 0.3],
+        "scratch": [0.0, 0.0, 0.3],
+        "seeds": [1, 2, 3],
+        "steps": 100,
+        "baselines": {"majority": 0.0},
+    }
+    content = {
+        **{"hardware": "toy", "versions": {"paddle": "3"}, "commit": None, "claims": {}},
+        "records": {"tasks": {"value": {"cola": row}}},
+    }
+    own, quotations = tables.results_tables({"glue_tasks": content}).split("Quoted")
+    assert "`python -m convbert tasks --scale cpu` on toy" in own
+    expected = "| cola | mcc | 0.2 ± 0.1 | 0.1 ± 0.17 | majority 0.000 | [1, 2, 3] | 100 |"
+    assert expected in own
+    assert "67.8" in quotations and "67.8" not in own
