@@ -23,7 +23,7 @@ import matplotlib
 import numpy as np
 
 from convbert.locality import ablation, measure, panels
-from convbert.locality.figures import Picture
+from convbert.locality.looks import Picture
 from convbert.locality.record import MixingRecord, encoder_of, head_counts, record
 from convbert.model import PretrainedLayer
 from convbert.tokenizer import ConvBertTokenizer
