@@ -348,7 +348,7 @@ def _image(picture: Picture) -> str:
 
 
 def _text(name: str, value: str) -> ipywidgets.Text:
-    return ipywidgets.Text(value, description=name, layout={"width": "42em"})
+    return ipywidgets.Text(value, description=name, layout={"width": "42em", "max_width": "98%"})
 
 
 def _choice(name: str, count: int) -> ipywidgets.BoundedIntText:
