@@ -39,11 +39,12 @@ def explorer(
         count, 3, width_ratios=[1, 1, 0.75], left=0.09, right=0.985, wspace=0.42, hspace=0.45,
         top=1 - 0.35 / (4.1 * count), bottom=0.8 / (4.1 * count),
     )  # fmt: skip
+    branches = {k: _branches(r, layer, attention, convolution) for k, r in records.items()}
+    top = max(float(matrix.max()) for maps in branches.values() for matrix in maps.values())
     rows, found = [], []
     for number, (label, record) in enumerate(records.items()):
         chosen = min(row, len(record.tokens) - 1)
-        maps = _branches(record, layer, attention, convolution)
-        top = max(float(matrix.max()) for matrix in maps.values())
+        maps = branches[label]
         for column, (family, matrix) in enumerate(maps.items()):
             axis = figure.add_subplot(grid[number, column])
             _draw_matrix(axis, f"{label}: {family}", matrix, record.tokens, chosen, top)
@@ -85,7 +86,7 @@ def _draw_matrix(
     axis.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=top)
     frame = Rectangle((-0.5, row - 0.5), len(tokens), 1, fill=False, edgecolor=CONVOLUTION, lw=1.5)
     axis.add_patch(frame)
-    axis.set_title(title, fontsize=10)
+    axis.set_title(f"{title}, weight 0 to {top:.2f}", fontsize=10)  # a color bar takes too long
     axis.set(xticks=[], yticks=[])  # plain text draws twice as fast as labels of ticks
     size = min(8.0, 200 / len(tokens))
     for place, token in enumerate(token.replace("$", r"\$") for token in tokens):
