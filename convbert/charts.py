@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from convbert import budget
 from convbert.config import ConvBertConfig
-from convbert.locality.figures import ATTENTION, CONVOLUTION, NULL, SEQUENTIAL
+from convbert.locality.looks import ATTENTION, CONVOLUTION, NULL, SEQUENTIAL
 
 LONGEST = 512  # tokens that the published models accept
 _GRAYS = ("#E0E0E0", "#B8B8B8", "#8C8C8C")  # for what belongs to neither family

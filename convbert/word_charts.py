@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -37,7 +39,7 @@ def judged_words(words: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         edge = {"edgecolor": ATTENTION, "lw": 2} if wrong else {"edgecolor": "none"}
         box = (left - 0.3, line - 0.62), len(row.shown) + 0.3, 0.5
         axis.add_patch(Rectangle(*box, facecolor=colors(scale(row.replaced)), **edge))
-        style = {"family": "monospace", "va": "center", "fontsize": 9}
+        style: dict[str, Any] = {"family": "monospace", "va": "center", "fontsize": 9}
         axis.text(left, line - 0.38, row.shown, **style)
         if row.chosen:
             below = row.original if wrong else "="

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import browser
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from support import small_config
 
-from convbert import ConvBertForQuestionAnswering, ConvBertTokenizer
+from convbert import ConvBertForQuestionAnswering, ConvBertTokenizer, runner
 from convbert.data.glue import Example
 from convbert.metrics import baselines, glue
 from convbert.tokenizer import SPECIAL_TOKENS
@@ -73,5 +75,21 @@ def test_the_widget_marks_an_answer_and_says_what_is_wrong(widget, monkeypatch):
     widget.context.value = " "
     widget.button.click()
     assert "the text is empty" in widget.shown.value
+
+
+def test_without_a_kernel_the_first_answer_stays(widget, monkeypatch, tmp_path):
+    """In an executed notebook's page the question and the marked answer are there to read."""
+    view = "application/vnd.jupyter.widget-view+json"
+    assert view in widget._repr_mimebundle_()
     monkeypatch.setenv("CONVBERT_STATIC", "1")
-    assert set(widget._repr_mimebundle_()) == {"text/plain", "text/html"}
+    bundle = widget._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "text/html"}
+    cell = new_code_cell("ask", outputs=[new_output("display_data", data=bundle)])
+    page = tmp_path / "page.html"
+    page.write_text(runner._page(new_notebook(cells=[cell]), "page"), encoding="utf-8")
+    with browser.open_page(offline=True) as opened:
+        watcher = browser.Watcher(opened, "file://")
+        opened.goto(page.as_uri())
+        marked, shown = opened.locator("mark").inner_text(), opened.inner_text("body")
+        assert marked in CONTEXT and "who?" in shown and CONTEXT in shown
+        assert (watcher.outside, watcher.errors) == ([], [])

@@ -1,4 +1,4 @@
-"""What the pictures of the architecture lesson draw, read back from the figures."""
+"""What the pictures of the lessons draw, read back from the figures."""
 
 from __future__ import annotations
 
@@ -117,3 +117,82 @@ def test_variants_are_drawn_by_question():
     assert [text.get_text() for text in kernel.get_xticklabels()] == ["9", "15"]
     assert (kernel.get_xlabel(), ratio.get_xlabel()) == ("kernel", "ratio")
     assert "nats" in kernel.get_ylabel()
+
+
+def test_learning_curves_end_with_the_last_evaluation():
+    """Held-out values of the log and of the results, each once; nulls as lines; a seed a line."""
+    rows = [
+        {"seed": s, "step": step, "generator_loss": 9.0 - step, "mlm_loss": loss, "rtd_auc": 0.5,
+         "rtd_auc_unigram": 0.6}
+        for s in (1, 2)
+        for step, loss in ((1, None), (2, 7.0 + s))
+    ]  # fmt: skip
+    end = {"steps": 4, "mlm_loss": 5.0, "rtd_auc": 0.8, "rtd_auc_unigram": 0.9}
+    ends = pd.DataFrame([{"seed": s, **end, "null_mlm_loss": 6.0 + s} for s in (1, 2)])
+    figure, data = charts.learning_curves(pd.DataFrame(rows), ends)
+    assert data[["seed", "step", "mlm_loss"]].to_numpy().tolist() == [
+        [1, 2, 8.0], [1, 4, 5.0], [2, 2, 9.0], [2, 4, 5.0],
+    ]  # fmt: skip
+    left, right = figure.axes
+    lines = {line.get_label(): line.get_ydata() for line in left.lines}
+    assert list(lines["training batches"]) == [8.0, 7.0]  # the first seed has the legend
+    assert list(lines["held out"]) == [8.0, 5.0]
+    assert list(lines["word frequencies alone"]) == [7.5, 7.5]
+    drawn = [list(line.get_ydata()) for line in right.lines]
+    assert drawn.count([0.5, 0.8]) == drawn.count([0.6, 0.9]) == 2 and [0.5, 0.5] in drawn
+    assert len(left.get_legend().texts) == len(right.get_legend().texts) == 3
+    assert labels(figure)[0] == ("step", "generator's loss (nats per chosen word)")
+
+
+def test_accuracies_draw_each_seed_its_mean_and_the_nulls():
+    results = pd.DataFrame(
+        [("cola", "pretrained", 1, 80.0), ("cola", "pretrained", 2, 60.0),
+         ("cola", "scratch", 1, 30.0), ("rte", "pretrained", 1, 55.0), ("rte", "scratch", 1, 50.0)],
+        columns=["task", "start", "seed", "exact match"],
+    )  # fmt: skip
+    nulls = {"cola": {"coin": 50.0, "words": 40.0}, "rte": {"coin": 52.0}}
+    figure, data = charts.accuracies(results, nulls, "exact match")
+    assert data is results
+    cola, rte = figure.axes
+    pretrained, scratch = cola.lines[:2]
+    assert list(pretrained.get_ydata()) == [80, 60] and list(scratch.get_ydata()) == [30]
+    assert (pretrained.get_color(), scratch.get_color()) == (ATTENTION, CONVOLUTION)
+    assert pretrained.get_marker() != scratch.get_marker()
+    means = [bar.get_segments()[0][0][1] for bar in cola.collections]
+    assert means == [70, 30]
+    assert {line.get_label(): line.get_ydata()[0] for line in cola.lines[2:]} == nulls["cola"]
+    assert len({line.get_linestyle() for line in cola.lines[2:]}) == 2
+    assert [tick.get_text() for tick in rte.get_xticklabels()] == ["pretrained", "from scratch"]
+    assert rte.get_title() == "rte" and rte.get_ylabel() == "dev exact match, last step"
+
+
+def test_span_scores_lie_over_their_tokens():
+    start, end = np.array([0.1, 0.7, 0.2]), np.array([0.2, 0.2, 0.6])
+    figure, data = charts.span_scores(["in", "rome", "##s"], start, end, (1, 2))
+    assert data.to_dict("list") == {"token": ["in", "rome", "##s"], "start": [0.1, 0.7, 0.2],
+                                    "end": [0.2, 0.2, 0.6]}  # fmt: skip
+    upper, lower = figure.axes
+    for axis, values, color in ((upper, start, ATTENTION), (lower, end, CONVOLUTION)):
+        frame, *bars = axis.patches
+        assert [bar.get_height() for bar in bars] == values.tolist()
+        assert {to_hex(bar.get_facecolor()).upper() for bar in bars} == {color}
+        assert (frame.get_x(), frame.get_x() + frame.get_width()) == (0.5, 2.5)
+        assert axis.get_ylim() == (0, pytest.approx(0.77))  # one scale for both
+    assert [tick.get_text() for tick in lower.get_xticklabels()] == ["in", "rome", "##s"]
+    assert labels(figure) == [("", "start probability"), ("token of the text", "end probability")]
+
+
+def test_threshold_curve_begins_with_never_and_ends_with_always():
+    thresholds, scores = np.array([-2.0, 0.0, 3.0]), np.array([33.0, 60.0, 50.0])
+    figure, data = charts.threshold_curve(thresholds, scores, 0.5, "odds (logits)")
+    assert data.to_dict("list") == {"threshold": [-2, 0, 3], "score": [33, 60, 50]}
+    (axis,) = figure.axes
+    curve, never, always, chosen = axis.lines
+    assert list(curve.get_xdata()) == [-2, 0, 3] and list(curve.get_ydata()) == [33, 60, 50]
+    # A threshold holds until the next one.
+    assert curve.get_drawstyle() == "steps-post"
+    assert (never.get_label(), never.get_ydata()[0]) == ("never answer", 33)
+    assert (always.get_label(), always.get_ydata()[0]) == ("always answer", 50)
+    assert chosen.get_xdata()[0] == 0.5 and chosen.get_label() == "chosen on the other half"
+    assert len({line.get_linestyle() for line in axis.lines}) == 4
+    assert labels(figure) == [("odds (logits)", "exact match (percent)")]

@@ -1,4 +1,4 @@
-"""The explorers as a reader meets them: in JupyterLab, light and dark, by keyboard and mouse."""
+"""The widgets as a reader meets them: in JupyterLab, light and dark, by keyboard and mouse."""
 
 from __future__ import annotations
 
@@ -23,31 +23,36 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = "the dog sees the cat and the bird"
 SETUP = f"""
 import numpy as np, paddle
-from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizer
+from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertForQuestionAnswering
+from convbert import ConvBertTokenizer
 from convbert.locality import record, widgets
 from convbert.tokenizer import SPECIAL_TOKENS
+from convbert.train import asking
 words = ConvBertTokenizer([*SPECIAL_TOKENS, *"the dog sees cat and bird a".split()])
 paddle.seed(0)
 config = ConvBertConfig.named("convbert-tiny", vocab_size=words.vocab_size, num_hidden_layers=2)
 models = [ConvBertForMaskedLM(config) for _ in range(3)]
+answerer = ConvBertForQuestionAnswering(config)
 records = {{100 * i: record.record(m, words, [{TEXT!r}]) for i, m in enumerate(models)}}
 """
 CELLS = (
     f"widgets.MixingExplorer(models[0], words, {TEXT!r})",
     f"widgets.HeadAblation(models[0], words, {TEXT!r})",
     "widgets.CheckpointScrubber(records)",
+    f"asking.AskWidget(answerer, words, 'the cat sees a bird', {TEXT!r})",
 )
 CONNECTED = """() => {
   const session = window.jupyterapp?.shell.currentWidget?.sessionContext?.session;
   return session?.kernel?.connectionStatus === "connected" && session.kernel.status === "idle";
 }"""
 NO_SERVERS = {"version": 2, "sessions": {}, "specs": {}}
-DONE = "() => document.querySelectorAll('.jp-OutputArea svg[role=img]').length === 3"
+DONE = """() => document.querySelectorAll('.jp-OutputArea svg[role=img]').length === 3
+  && document.querySelectorAll('.jp-OutputArea mark').length === 1"""
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """Start JupyterLab on a notebook with the three explorers; yields its address."""
+    """Start JupyterLab on a notebook with the four widgets; yields its address."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # or Lab would ask
     cells = [new_code_cell(source) for source in (SETUP, *CELLS)]
     notebook = new_notebook(cells=cells, metadata=kernel)
@@ -184,18 +189,53 @@ def use_scrubber(page: Any) -> None:
     assert "step 200" in explorer.alt()
 
 
-CONTRAST = """svg => {
+def use_ask(page: Any) -> None:
+    output = page.locator(".jp-OutputArea").filter(has=page.get_by_label("question", exact=True))
+    shown = output.locator(".widget-html-content").last
+    text, ask = output.get_by_label("text", exact=True), output.get_by_role("button")
+    for words in ("the bird and a cat", TEXT):
+        text.fill(words)
+        ask.focus()
+        page.keyboard.press("Enter")
+        shown.locator("p", has_text=words).wait_for()
+        assert shown.locator("mark").inner_text() in words
+        assert "probability 0." in shown.inner_text() or "probability 1." in shown.inner_text()
+    question = output.get_by_label("question", exact=True)
+    question.fill(" ")
+    ask.click()  # a mouse does it, too
+    output.get_by_role("alert").wait_for()
+    assert "the question is empty" in output.get_by_role("alert").inner_text()
+    question.fill("a cat sees the dog")
+    ask.click()
+    shown.locator("mark").wait_for()
+    assert output.get_by_role("alert").count() == 0
+
+
+CONTRAST = """([element, property]) => {
   const light = rgb => { const [r, g, b] = rgb.match(/[0-9.]+/g).map(Number);
     return (0.299 * r + 0.587 * g + 0.114 * b) / 255; };
-  let place = svg.parentElement;
+  let place = element;
   const clear = e => /rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(e).backgroundColor);
   while (clear(place)) place = place.parentElement;
-  return [light(getComputedStyle(svg.querySelector("text")).fill),
+  return [light(getComputedStyle(element)[property]),
           light(getComputedStyle(place).backgroundColor)];
 }"""
 
 
-def test_explorers_in_jupyterlab(lab: str, tmp_path: Path):
+def contrast(element: Any, ink: str = "color") -> tuple[float, float]:
+    """Return how light an element's text and the ground behind it are, 0 … 1."""
+    light, ground = element.element_handle().evaluate(f"e => ({CONTRAST})([e, '{ink}'])")
+    return light, ground
+
+
+def check_colors(theme: str, ink: float, ground: float) -> None:
+    if theme == "Light":
+        assert ink < 0.3 and ground > 0.7
+    else:
+        assert ink > 0.7 and ground < 0.3
+
+
+def test_widgets_in_jupyterlab(lab: str, tmp_path: Path):
     """Every control changes its picture in either theme; nothing is fetched, no error is logged."""
     with open_page(viewport={"width": 1300, "height": 2600}) as page:
         watcher = Watcher(page, lab.split("/lab/")[0])
@@ -215,11 +255,13 @@ def test_explorers_in_jupyterlab(lab: str, tmp_path: Path):
             page.wait_for_selector(f"body[data-jp-theme-light={is_light}]", state="attached")
             for number, use in enumerate((use_mixing, use_ablation, use_scrubber)):
                 use(page)
-                svg = Explorer(page, number).output.locator("svg[role=img]").first
-                ink, paper = svg.evaluate(CONTRAST)
-                assert (
-                    (ink < 0.3 and paper > 0.7) if theme == "Light" else (ink > 0.7 > 0.3 > paper)
-                )
+                text = Explorer(page, number).output.locator("svg[role=img] text").first
+                check_colors(theme, *contrast(text, "fill"))
+            use_ask(page)
+            answer = page.locator(".widget-html-content p", has=page.locator("mark"))
+            check_colors(theme, *contrast(answer))
+            ink, ground = contrast(answer.locator("mark"))
+            assert abs(ink - ground) > 0.5
             page.screenshot(path=tmp_path / f"{theme}.png")
         assert watcher.outside == []
         assert watcher.errors == []

@@ -44,15 +44,16 @@ def test_matrices_are_drawn_on_one_scale():
     top = max(matrix.max() for matrix in maps.values())
     for axis, (title, matrix) in zip(axes, maps.items(), strict=True):
         (image,) = axis.images
-        assert axis.get_title() == title
+        assert axis.get_title().startswith(f"{title}\n")
         assert (image.get_array() == matrix).all()
         assert image.get_clim() == (0, top) and image.get_cmap().name == "cividis"
-        assert "key" in axis.get_xlabel()
+        assert axis.get_xlabel() == "key position (taken from)"
         part = frame[frame["map"] == title].pivot(index="query", columns="key", values="weight")
         assert (part.to_numpy() == matrix).all()
     assert "query" in axes[0].get_ylabel() and bar.get_ylabel() == "weight"
     assert list(frame.columns) == ["map", "query", "key", "weight"] and len(frame) == 48
     assert "null, 0.62" in alt  # ten of sixteen cells within one of the diagonal
+    assert axes[2].get_title() == "null\n0.62 within one token"
     check_png(figure)
 
 
@@ -102,6 +103,8 @@ def test_profiles_have_their_mean_interval_and_sign():
     assert peak.low < 0.6 < peak.high and peak.high - peak.low < 0.15
     assert "attention, trained, 0.59" in alt and "at +1" in alt and "at -1" in alt
     assert lines["evenly over the sentence"].get_ydata()[0] == 0.1
+    expected = "highest weight: attention, trained, 0.59 at +1; convolution, trained, 0.59 at -1"
+    assert axis.get_title() == expected
     assert axis.get_xscale() == "symlog" and "tokens" in axis.get_xlabel()
     assert lines["attention, trained"].get_color() == figures.ATTENTION
     assert lines["convolution, trained"].get_color() == figures.CONVOLUTION
@@ -142,9 +145,10 @@ def test_atlas_shows_every_head_and_names_the_extremes():
         for _, row in table[table.family == family].iterrows():
             assert grid[row.layer - 1, row["head"] - 1] == row.value
         texts = [text.get_text() for text in axis.texts]
-        assert texts == [f"{value:.3g}" for value in grid.ravel()]
+        assert texts == [f"{value:.1f}" for value in grid.ravel()]
         assert axis.images[0].get_clim() == (0, 121) and axis.get_title() == family
-    assert bar.get_ylabel() == "mean distance (tokens)"
+    title = "mean distance (tokens)\nattention 100.0 to 121.0; convolution 0.0 to 21.0"
+    assert figure.get_suptitle() == title and len(bar.get_yticks()) > 2
     assert "lowest attention head: layer 1, head 1, 100.00" in alt
     assert "highest convolution head: layer 3, head 2, 21.00" in alt
     check_png(figure)
@@ -154,6 +158,19 @@ def test_atlas_of_a_model_without_convolution():
     figure, _, alt = figures.atlas(heads_table(families=("attention",)), "entropy (nats)")
     assert len(figure.axes) == 2 and "convolution" not in alt
     check_png(figure)
+
+
+def test_numbers_of_heads_have_their_places_and_intervals():
+    values = np.zeros((40, 2, 3))
+    values[:, 1, 2] = 5 + np.random.default_rng(0).normal(size=40)
+    values[:, 0, 1] = np.nan
+    table = figures.by_head(values, attention_heads=2)
+    assert len(table) == 6 and list(table.family).count("convolution") == 2
+    (row,) = table[table.value > 1].itertuples()
+    assert (row.layer, row.head, row.family) == (2, 1, "convolution")
+    assert row.low < row.value < row.high and 0.3 < row.high - row.low < 1
+    (gap,) = table[table.value.isna()].itertuples()
+    assert (gap.layer, gap.head, gap.family) == (1, 2, "attention")
 
 
 # --- F4: depth --------------------------------------------------------------------------------
@@ -179,7 +196,11 @@ def test_depth_curves_have_their_intervals():
         assert ends == [[1, 2.5], [3, 4.5], [5, 6.5]]
     styles = {container[0].get_linestyle() for container in axis.containers}
     assert len(styles) == 2  # two models of one family
-    assert "attention, attention only: 4.00" in alt
+    assert "attention, attention only: 4.000" in alt
+    assert "most with convolution, 4.000" in axis.get_title()
+    places = [container[0].get_xdata()[0] for container in axis.containers]
+    colors = {container[0].get_color() for container in axis.containers}
+    assert 0.9 < places[0] < 1 < places[1] < 1.1 and len(colors) == 2  # side by side
     assert axis.get_xticks().tolist() == [1, 2, 3]
     check_png(figure)
 
@@ -189,15 +210,19 @@ def test_depth_curves_have_their_intervals():
 
 def test_kernels_of_a_word():
     taps = {"you can go": np.eye(5)[2], "a can of": np.full(5, 0.2)}
-    variation = pd.DataFrame({"layer": [1, 2], "C": [0.2, 0.4], "C_swap": [0.0, 0.1]})
-    figure, frame, alt = figures.kernel_taps(taps, variation, "can")
+    columns = {"layer": [1, 2], "all": [0.5, 0.1], "word": [0.1, 0.04], "swap": [0.02, 0.2]}
+    variation = pd.DataFrame(columns)
+    figure, frame, alt = figures.kernel_taps(taps, variation, "can", "Layer 3, head 1")
     left, right = figure.axes[:2]
     assert (left.images[0].get_array() == np.array(list(taps.values()))).all()
     assert [label.get_text() for label in left.get_xticklabels()] == ["-2", "-1", "0", "+1", "+2"]
-    assert [bar.get_height() for bar in right.patches] == [0.2, 0.4, 0.0, 0.1]
+    assert left.get_title() == "Layer 3, head 1: kernels of “can” differ by up to 0.80"
+    assert [bar.get_height() for bar in right.patches] == [0.5, 0.1, 0.1, 0.04, 0.02, 0.2]
     assert {bar.get_hatch() for bar in right.patches} == {None, "///"}
+    assert "0.30 of all" in right.get_title() and right.get_yscale() == "log"
+    assert [text.get_text()[:3] for text in figure.legends[0].get_texts()] == ["all", "one", "one"]
     assert frame.weight.sum() == pytest.approx(2) and len(frame) == 10
-    assert "up to 0.80" in alt and "0.30" in alt and "0.05" in alt
+    assert "up to 0.80" in alt and "0.30" in alt
     check_png(figure)
 
 
@@ -210,6 +235,9 @@ def test_cost_split_says_where_convolution_pays(name: str, equal: int):
     assert ((wide.attention > wide.convolution) == (wide.index > equal)).all()
     if name == "base":
         assert "takes 1.4 percent, the convolution 9.0" in alt
+        assert "n² part is 1.4 % of a layer, the convolution 9.0 %" in figure.axes[0].get_title()
+    parts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert parts[1:] == ["feed-forward", "projections", "convolution", "attention"]  # as stacked
     check_png(figure)
 
 
@@ -226,6 +254,7 @@ def test_receptive_fields_end_where_the_kernels_do():
     assert (silenced[silenced.offset.abs() > reach * silenced.layer].share == 0).all()
     assert np.allclose(frame.groupby(["model", "layer"]).share.sum(), 1)
     assert alt.endswith("attention silenced, 0.000.") and "all heads, 0.000" not in alt
+    assert figure.axes[1].get_title() == "attention silenced\n0.000 from beyond the kernels' reach"
     marks = {
         abs(line.get_xdata()[0]) for line in figure.axes[0].lines if len(line.get_xdata()) == 2
     }

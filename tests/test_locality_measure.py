@@ -122,6 +122,23 @@ def test_ledger_of_a_uniform_kernel():
     assert (parts["padding"] == 0).all() and np.allclose(sum(parts.values()), 1)
 
 
+def test_mean_ledger_is_over_content_rows():
+    kernels, content = draw(2, 3, 12, 9), without_ends(12)
+    band = measure.expand_kernels(kernels)
+    found = measure.mean_ledger(band, content)
+    assert found.shape == (3, 2, 3) and np.allclose(found.sum(0), 1)
+    assert np.allclose(found[0], band[..., 1:-1, 1:-1].sum(-1).mean(-1))
+    assert np.allclose(found[1], (band[..., 1:-1, 0] + band[..., 1:-1, -1]).mean(-1))
+
+
+def test_a_corner_is_cut_from_long_sentences_only():
+    matrix = draw(2, 7, 7)
+    assert (measure.corner(matrix, 5) == matrix[:, :5, :5]).all()
+    assert (measure.corner(matrix, 7) == matrix).all()
+    assert measure.corner(matrix, 8).shape == (2, 8, 8)
+    assert np.isnan(measure.corner(matrix, 8)).all()
+
+
 def test_both_families_on_one_scale():
     attention, kernels = draw(2, 3, 7, 7), draw(2, 1, 7, 5, seed=1)
     both = measure.mixing(attention, kernels)

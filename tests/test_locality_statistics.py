@@ -90,7 +90,73 @@ def test_strata(length: int, expected: str):
     assert statistics.stratum(length) == expected
 
 
+LENGTHS = [5, 8, 9, 15, 16, 20, 31, 31, 32, 40, 63, 64, 127, 128, 10, 12] * 10
+
+
+@pytest.mark.parametrize(("longest", "classes"), [(15, 0), (16, 1), (32, 2), (64, 3), (128, 4)])
+def test_as_many_sentences_of_each_class(longest: int, classes: int):
+    if not classes:
+        with pytest.raises(ValueError, match="no sentence has 8 to 15 tokens"):
+            statistics.stratified(LENGTHS, 12, longest)
+        return
+    chosen = statistics.stratified(LENGTHS, 12, longest)
+    names = [statistics.stratum(LENGTHS[place]) for place in chosen]
+    assert len(chosen) == len(set(chosen)) == 12 and (np.diff(chosen) > 0).all()
+    assert [names.count(name) for name in dict.fromkeys(names)] == [12 // classes] * classes
+    assert max(LENGTHS[place] for place in chosen) <= longest
+    assert chosen[0] < 30 and chosen[-1] > 130  # from all of the corpus
+
+
+def test_a_class_with_few_sentences_gives_all():
+    chosen = statistics.stratified([8, 20, 20, 20, 20], 6, 32)
+    assert chosen[0] == 0 and len(chosen) == 4
+
+
+def test_strata_have_their_own_means():
+    lengths, values = [40, 8, 9, 41], np.array([[1.0, 2], [5, np.nan], [7, 0], [3, 2]])
+    found = statistics.by_stratum(lengths, values)
+    assert list(found) == ["8–15", "32–63"]
+    assert found["8–15"].mean.tolist() == [6, 0] and found["32–63"].mean.tolist() == [2, 2]
+    assert (found["8–15"].low[0], found["8–15"].high[0]) == (5, 7)
+
+
+def test_an_interval_over_seeds_covers_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    found = [statistics.over_seeds(draws) for draws in rng.normal(2.0, 1.0, (2000, 3))]
+    covered = np.mean([each.low <= 2 <= each.high for each in found])
+    assert 0.935 < covered < 0.965  # a percentile of three seeds would cover three in four
+    assert found[0].mean - found[0].low == pytest.approx(found[0].high - found[0].mean)
+    for values in ([1.0], [], [[1.0, 2.0]]):
+        with pytest.raises(ValueError, match="over seeds needs at least two"):
+            statistics.over_seeds(values)
+
+
 # --- Kernels of one word ----------------------------------------------------------------------
+
+
+def test_entropy_of_kernels():
+    even, one = np.full((2, 3, 4, 9), 1 / 9), np.zeros((2, 3, 4, 9))
+    one[..., 2] = 1
+    assert statistics.kernel_entropy(even) == pytest.approx(np.log(9))
+    assert statistics.kernel_entropy(one) == 0
+    assert statistics.kernel_entropy(np.zeros((2, 0, 4, 1))) == 0
+    both = np.concatenate([even, one], 1)
+    assert statistics.kernel_entropy(both) == pytest.approx(np.log(9) / 2)
+
+
+def test_the_word_whose_kernels_vary_most():
+    rng = np.random.default_rng(0)
+    ids = [np.array([1, 2, 3, 2, 9]), np.array([1, 3, 2, 1, 9])]
+    taps = [np.full((5, 3), 1 / 3) for _ in ids]
+    for kernels, words in zip(taps, ids, strict=True):
+        kernels[words == 1] += 0.01 * rng.normal(size=((words == 1).sum(), 3))
+        kernels[words == 2] += rng.normal(size=((words == 2).sum(), 3))
+        kernels[words == 3] += 5 * rng.normal(size=((words == 3).sum(), 3))  # twice only
+        kernels[words == 9] += 9 * rng.normal(size=((words == 9).sum(), 3))  # not content
+    content = [words != 9 for words in ids]
+    assert statistics.most_variable_word(taps, ids, content, occurrences=3) == 2
+    with pytest.raises(ValueError, match="no token occurs 4 times"):
+        statistics.most_variable_word(taps, ids, content, occurrences=4)
 
 
 @given(

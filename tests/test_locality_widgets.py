@@ -49,6 +49,22 @@ def test_the_picture_is_of_the_selection():
     assert explorer.token.number.max == 4 and "token 3:" in explorer.picture.alt
 
 
+def test_all_matrices_share_a_scale_and_every_weight_of_the_row_is_named():
+    other = "w3 w14 w40 w9 w26 w5"
+    explorer = widgets.MixingExplorer(make_model(), WORDS, TEXT, other)
+    (a, b) = record.record(make_model(), WORDS, [TEXT, other])
+    figure = explorer.picture.figure
+    maps = [axis for axis in figure.axes if axis.images]
+    top = max(float(r.attention[0, 0].max()) for r in (a, b))
+    top = max(top, *(float(r.kernels[0, 0].max()) for r in (a, b)))
+    assert len(maps) == 4 and {axis.images[0].get_clim() for axis in maps} == {(0, top)}
+    assert all(axis.get_title().endswith(f"weight 0 to {top:.2f}") for axis in maps)
+    bars = [axis for axis in figure.axes if not axis.images]
+    ledger = measure.ledger(measure.expand_kernels(a.kernels[0, 0]), a.content)
+    parts = [f"{part} {row[1]:.2f}" for part, row in ledger.items() if row[1] > 0.005]
+    assert bars[0].texts[1].get_text() == ", ".join(parts) and "outside" in parts[-1]
+
+
 def test_a_model_without_convolution_shows_attention():
     explorer = widgets.MixingExplorer(make_model(conv_type="noconv"), WORDS, TEXT)
     assert explorer.convolution.disabled and explorer.attention.max == 4

@@ -1,36 +1,36 @@
 """Pictures of mixing. Each function returns a `Picture`: figure, tidy data, alt text.
 
-They work from arrays and tables alone, without a model. `lab.figure(*picture[:1], …)` shows them.
+Titles and alt texts say what was found, whatever that is: they are written from the numbers. All
+work from arrays and tables alone, without a model. `lab.figure(*picture[:1], …)` shows them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convbert import budget
 from convbert.config import ConvBertConfig
 from convbert.locality import measure
+from convbert.locality.looks import (
+    ATTENTION,
+    CONVOLUTION,
+    LOOKS,
+    MARKERS,
+    NULL,
+    SEQUENTIAL,
+    SHADES,
+    Picture,
+    family_of,
+    label_tokens,
+    look,
+    shade,
+)
 from convbert.locality.statistics import bootstrap
-
-# Distinct under every common color blindness; the families also differ by marker and hatch.
-ATTENTION, CONVOLUTION, NULL = "#0072B2", "#D55E00", "#666666"
-SEQUENTIAL = "cividis"
-_LOOKS = {"attention": (ATTENTION, "o"), "convolution": (CONVOLUTION, "s")}
-_LINES = ("-", ":", "--", "-.")
-
-
-class Picture(NamedTuple):
-    """A figure, the numbers it draws, and the finding in words for those who cannot see it."""
-
-    figure: Figure
-    data: pd.DataFrame
-    alt: str
 
 
 def matrices(maps: Mapping[str, np.ndarray], tokens: Sequence[str] | None = None) -> Picture:
@@ -46,12 +46,14 @@ def matrices(maps: Mapping[str, np.ndarray], tokens: Sequence[str] | None = None
     figure = Figure(figsize=(3.4 * len(maps) + 0.8, 3.8), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(maps), sharey=True))
     top = max(float(matrix.max()) for matrix in maps.values())
+    what = "position" if tokens is None else "token"
     for axis, (title, matrix) in zip(axes, maps.items(), strict=True):
         image = axis.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=top)
-        axis.set(title=title, xlabel="key token (taken from)")
+        axis.set_title(f"{title}\n{_near(matrix):.2f} within one token", fontsize=10)
+        axis.set_xlabel(f"key {what} (taken from)")
         if tokens is not None:
             label_tokens(axis, tokens)
-    axes[0].set_ylabel("query token (takes)")
+    axes[0].set_ylabel(f"query {what} (takes)")
     figure.colorbar(image, ax=axes.tolist(), label="weight", shrink=0.8)
     rows = [
         (title, i, j, float(matrix[i, j]))
@@ -61,14 +63,6 @@ def matrices(maps: Mapping[str, np.ndarray], tokens: Sequence[str] | None = None
     near = "; ".join(f"{title}, {_near(matrix):.2f}" for title, matrix in maps.items())
     alt = f"Mixing matrices on one color scale. Weight within one token of the diagonal: {near}."
     return Picture(figure, pd.DataFrame(rows, columns=["map", "query", "key", "weight"]), alt)
-
-
-def label_tokens(axis: Axes, tokens: Sequence[str]) -> None:
-    """Write the tokens at both axes; a `$` in a token is no formula."""
-    labels = [token.replace("$", r"\$") for token in tokens]
-    size = 7 if len(tokens) <= 32 else 4
-    axis.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=size)
-    axis.set_yticks(range(len(tokens)), labels, fontsize=size)
 
 
 def _near(matrix: np.ndarray) -> float:
@@ -95,7 +89,7 @@ def offset_profiles(curves: Mapping[str, np.ndarray], null: float) -> Picture:
         reach = profiles.shape[1] // 2
         offsets = np.arange(-reach, reach + 1)
         mean, low, high = bootstrap(profiles)
-        color, marker, line = _look(label, seen)
+        color, marker, line = look(label, seen)
         axis.plot(offsets, mean, line, color=color, marker=marker, ms=3.5, label=label)
         axis.fill_between(offsets, low, high, color=color, alpha=0.25, lw=0)
         values = {"curve": label, "offset": offsets, "mean": mean, "low": low, "high": high}
@@ -106,23 +100,42 @@ def offset_profiles(curves: Mapping[str, np.ndarray], null: float) -> Picture:
     ticks = [t for t in (-64, -32, -16, -8, -4, -2, 0, 2, 4, 8, 16, 32, 64) if abs(t) <= reach]
     axis.set_xticks(ticks, [f"{t:+d}" if t else "0" for t in ticks])
     axis.minorticks_off()
-    axis.set(xlabel="offset δ = key - query, in tokens", ylabel="mean weight", ylim=(0, None))
+    axis.set(xlabel="offset δ = key - query (tokens)", ylabel="mean weight", ylim=(0, None))
     axis.legend(frameon=False, fontsize=8)
     data = pd.concat(parts, ignore_index=True)
     peaks = data.loc[data.groupby("curve", sort=False)["mean"].idxmax()]
     found = "; ".join(
         f"{row.curve}, {row['mean']:.2f} at {row.offset:+d}" for _, row in peaks.iterrows()
     )
+    first = peaks.groupby(peaks.curve.map(family_of), sort=False).head(1)
+    axis.set_title(
+        "highest weight: "
+        + "; ".join(f"{r.curve}, {r['mean']:.2f} at {r.offset:+d}" for _, r in first.iterrows()),
+        fontsize=10,
+    )
     alt = f"Mean weight by offset, evenly spread it would be {null:.2f}. Highest: {found}."
     return Picture(figure, data, alt)
 
 
-def _look(label: str, seen: dict[str, int]) -> tuple[str, str, str]:
-    """Color and marker by family, line style by how often the family has come."""
-    family = label.split(",")[0].split(" ")[0]
-    color, marker = _LOOKS.get(family, (NULL, "^"))
-    seen[family] = seen.get(family, -1) + 1
-    return color, marker, _LINES[seen[family] % len(_LINES)]
+def by_head(values: np.ndarray, attention_heads: int) -> pd.DataFrame:
+    """Write a number of every head as a table, for `atlas` and for a ranking.
+
+    Args:
+        values: per sentence [S, L, heads]; NaN is left out.
+        attention_heads: the first so many heads of each layer are attention heads.
+
+    Returns:
+        Columns layer, head (from 1, within its family), family, value, low, high: the mean over
+        sentences and its interval.
+    """
+    mean, low, high = bootstrap(values)
+    rows = []
+    for (layer, head), value in np.ndenumerate(mean):
+        is_conv = head >= attention_heads
+        family = "convolution" if is_conv else "attention"
+        place = (layer + 1, head - attention_heads * is_conv + 1, family)
+        rows.append((*place, float(value), float(low[layer, head]), float(high[layer, head])))
+    return pd.DataFrame(rows, columns=["layer", "head", "family", "value", "low", "high"])
 
 
 def atlas(table: pd.DataFrame, label: str) -> Picture:
@@ -135,29 +148,42 @@ def atlas(table: pd.DataFrame, label: str) -> Picture:
     Returns:
         Data: the table.
     """
-    families = [name for name in _LOOKS if (table.family == name).any()]
+    families = [name for name in LOOKS if (table.family == name).any()]
     grids = [
         table[table.family == name].pivot(index="layer", columns="head", values="value")
         for name in families
     ]
     widths = [grid.shape[1] for grid in grids]
-    size = (0.62 * sum(widths) + 2.6, 0.36 * len(grids[0]) + 1.5)
+    size = (max(5.6, 0.62 * sum(widths) + 2.6), max(3.0, 0.36 * len(grids[0]) + 1.5))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(grids), sharey=True, width_ratios=widths, squeeze=False)[0]
     low, high = float(np.nanmin(table.value)), float(np.nanmax(table.value))
+    digits = 1 if high >= 10 else 2
     for axis, grid, family in zip(axes, grids, families, strict=True):
         image = axis.imshow(grid, cmap=SEQUENTIAL, vmin=low, vmax=high, aspect="auto")
         axis.set_xticks(range(grid.shape[1]), grid.columns)
         axis.set_yticks(range(len(grid)), grid.index)
-        axis.set_title(family, color=_LOOKS[family][0], fontsize=10)
+        axis.set_title(family, color=LOOKS[family][0], fontsize=10)
         axis.set_xlabel("head")
         for (row, column), value in np.ndenumerate(grid.to_numpy()):
             color = "black" if value > low + 0.6 * (high - low) else "white"
             axis.text(
-                column, row, f"{value:.3g}", ha="center", va="center", color=color, fontsize=8
+                column,
+                row,
+                f"{value:.{digits}f}",
+                ha="center",
+                va="center",
+                color=color,
+                fontsize=8,
             )
     axes[0].set_ylabel("layer (1 is nearest the words)")
-    figure.colorbar(image, ax=axes.tolist(), label=label)
+    figure.colorbar(image, ax=axes.tolist())
+    ends = table.groupby("family").value.agg(["min", "max"])
+    ranges = "; ".join(
+        f"{family} {row['min']:.{digits}f} to {row['max']:.{digits}f}"
+        for family, row in ends.iterrows()
+    )
+    figure.suptitle(f"{label}\n{ranges}", fontsize=10)
     return Picture(figure, table, f"{label} of every head. {_extremes(table)}")
 
 
@@ -184,32 +210,46 @@ def depth_curves(table: pd.DataFrame, label: str, null: float | None = None) -> 
     Returns:
         Data: the table.
     """
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.3), layout="constrained")
     axis, seen = figure.subplots(), dict[str, int]()
-    for (model, family), part in table.groupby(["model", "family"], sort=False):
-        color, marker, line = _look(str(family), seen)
+    groups = table.groupby(["model", "family"], sort=False)
+    for number, ((model, family), part) in enumerate(groups):
+        _, _, line = look(str(family), seen)
+        turn = seen[str(family)] % len(MARKERS)
         errors = np.array([part["mean"] - part.low, part.high - part["mean"]])
+        aside = 0.06 * (number - (len(groups) - 1) / 2)  # or the bars would hide each other
         axis.errorbar(
-            part.layer, part["mean"], errors, color=color, marker=marker, ls=line, ms=5,
-            capsize=3, label=f"{family}, {model}",
+            part.layer + aside, part["mean"], errors, color=SHADES[str(family)][turn], ls=line,
+            marker=MARKERS[turn], ms=5, capsize=3, label=f"{family}, {model}",
         )  # fmt: skip
     if null is not None:
         axis.axhline(null, color=NULL, ls="--", lw=1, label="evenly over the sentence")
     axis.set(xlabel="layer (1 is nearest the words)", ylabel=label)
     axis.set_xticks(sorted(table.layer.unique()))
-    axis.legend(frameon=False, fontsize=8)
-    means = table.groupby(["model", "family"], sort=False)["mean"].mean()
-    found = "; ".join(f"{family}, {model}: {value:.2f}" for (model, family), value in means.items())
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    means = groups["mean"].mean()
+    least, most = means.idxmin(), means.idxmax()
+    axis.set_title(
+        f"mean over layers: least {least[0]}, {means[least]:.3f}; most {most[0]}, "
+        f"{means[most]:.3f}",
+        fontsize=10,
+    )
+    found = "; ".join(f"{family}, {model}: {value:.3f}" for (model, family), value in means.items())
     return Picture(figure, table, f"{label} by layer. Mean over layers: {found}.")
 
 
-def kernel_taps(taps: Mapping[str, np.ndarray], variation: pd.DataFrame, word: str) -> Picture:
+def kernel_taps(
+    taps: Mapping[str, np.ndarray], variation: pd.DataFrame, word: str, place: str
+) -> Picture:
     """F5: kernels of one word in several contexts, and how much kernels vary. Do spans matter?
 
     Args:
         taps: context -> kernel [k] of the word in it.
-        variation: columns layer, C, C_swap (0 … 1 each).
+        variation: columns layer, and the variance of kernels (summed over taps): `all` of a
+            corpus; `word`, the part within words, C·all; `swap`, C_swap, which random neighbors
+            can bring above the others.
         word: whose kernels they are.
+        place: of which layer and head.
 
     Returns:
         Data in long form: context, offset, weight.
@@ -224,24 +264,35 @@ def kernel_taps(taps: Mapping[str, np.ndarray], variation: pd.DataFrame, word: s
     left.set_xticks(
         range(2 * reach + 1), [f"{t:+d}" if t else "0" for t in range(-reach, reach + 1)]
     )
-    left.set(title=f"kernels of “{word}”", xlabel="offset (tokens)")
+    spread = max(0.5 * float(np.abs(a - b).sum()) for a in grid for b in grid)
+    name = word.replace("$", r"\$")
+    left.set_title(f"{place}: kernels of “{name}” differ by up to {spread:.2f}", fontsize=10)
+    left.set(xlabel="offset (tokens)", ylabel="context")
     figure.colorbar(image, ax=left, label="weight")
-    places = np.arange(len(variation))
-    for shift, name, color, hatch in ((-0.2, "C", CONVOLUTION, None), (0.2, "C_swap", NULL, "///")):
-        right.bar(places + shift, variation[name], 0.38, color=color, hatch=hatch, label=name)
-    right.set_xticks(places, variation.layer)
-    right.set(xlabel="layer", ylabel="share of the variance of kernels", ylim=(0, 1))
-    right.legend(frameon=False, fontsize=8)
+    layers = np.arange(len(variation))
+    for shift, name, color, hatch in (
+        (-0.27, "all", NULL, None),
+        (0.0, "word", CONVOLUTION, None),
+        (0.27, "swap", "#E0E0E0", "///"),
+    ):
+        right.bar(layers + shift, variation[name], 0.25, color=color, hatch=hatch, label=name)
+    right.set_xticks(layers, variation.layer)
+    right.set(xlabel="layer", ylabel="variance of kernels", yscale="log")
+    within = float((variation.word / variation["all"]).mean())
+    right.set_title(f"one word, other contexts: {within:.2f} of all", fontsize=10)
+    labels = ["all kernels of the corpus", "one word (C)", "one place, other neighbors (C_swap)"]
+    figure.legend(
+        *(right.get_legend_handles_labels()[0], labels),
+        loc="outside lower right", ncols=3, frameon=False, fontsize=8,
+    )  # fmt: skip
     data = [
         (context, offset, float(row[offset + reach]))
         for context, row in taps.items()
         for offset in range(-reach, reach + 1)
     ]
-    spread = max(0.5 * float(np.abs(a - b).sum()) for a in grid for b in grid)
     alt = (
-        f"Kernels of “{word}” in {len(taps)} contexts differ by up to {spread:.2f}. "
-        f"One word's share of all variance is {variation.C.mean():.2f}; with its position fixed "
-        f"and its neighbors swapped, {variation.C_swap.mean():.2f}."
+        f"{place}: kernels of “{word}” in {len(taps)} contexts differ by up to {spread:.2f}. "
+        f"On average over layers one word's share of all variance is {within:.2f}."
     )
     return Picture(figure, pd.DataFrame(data, columns=["context", "offset", "weight"]), alt)
 
@@ -267,15 +318,23 @@ def cost_split(config: ConvBertConfig, longest: int = 2048) -> Picture:
     axis = figure.subplots()
     colors = (ATTENTION, CONVOLUTION, "#B8B8B8", "#E0E0E0")
     axis.stackplot(lengths, percent.T, labels=percent.columns, colors=colors, edgecolor="white")
-    axis.axvline(crossing, color="black", ls=":", label=f"equal at {crossing:.0f}")
+    axis.axvline(crossing, color="black", ls=":", label=f"both equal, {crossing:.0f} tokens")
     axis.set_xscale("log", base=2)
     ticks = [n for n in (16, 64, 128, 256, 512, 1024, 2048) if n <= longest]
     axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.set(xlabel="length n (tokens)", ylabel="share of a layer's arithmetic (%)")
     axis.set(xlim=(lengths[0], lengths[-1]), ylim=(0, 100))
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    shown = axis.get_legend_handles_labels()
+    figure.legend(
+        *(part[::-1] for part in shown), loc="outside right center", frameon=False, fontsize=8
+    )
     at = budget.by_family(budget.layer_macs(config, 128))
     share = {name: 100 * value / sum(at.values()) for name, value in at.items()}
+    axis.set_title(
+        f"at 128 tokens attention's n² part is {share['attention']:.1f} % of a layer, "
+        f"the convolution {share['convolution']:.1f} %",
+        fontsize=10,
+    )
     data = split.assign(length=lengths).melt("length", var_name="part", value_name="macs")
     data["share"] = data.macs / data.groupby("length").macs.transform("sum")
     alt = (
@@ -304,29 +363,27 @@ def receptive_fields(fields: Mapping[str, np.ndarray], reach: int) -> Picture:
         shares = measure.by_offset(field, np.ones(n, bool))  # [L, 2n-1]
         offsets = np.arange(-(n - 1), n)
         for layer, share in enumerate(shares):
-            color = _shade(layer, layers)
+            color = shade(layer, layers)
             drawn = np.where(share > 0, share, np.nan)
             axis.semilogy(offsets, drawn, color=color, label=f"layer {layer + 1}")
-            axis.axvline(reach * (layer + 1), color=color, ls=":", lw=0.8)
-            axis.axvline(-reach * (layer + 1), color=color, ls=":", lw=0.8)
+            for side in (-1, 1):
+                axis.axvline(side * reach * (layer + 1), color=color, ls=":", lw=0.8)
             rows += [
                 {"model": title, "layer": layer + 1, "offset": int(o), "share": float(s)}
                 for o, s in zip(offsets, share, strict=True)
             ]
-        axis.set(title=title, xlabel="offset of the input token (tokens)")
+        axis.set(xlabel="offset of the input token (tokens)")
     axes[0].set_ylabel("share of the dependence")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].plot([], [], color="black", ls=":", lw=0.8, label=f"reach of kernels, {reach}·layer")
+    shown = axes[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside right center", frameon=False, fontsize=8)
     data = pd.DataFrame(rows)
     data["beyond"] = data.offset.abs() > reach * data.layer
     beyond = data[data.beyond].groupby("model", sort=False).share.sum()
     layers_of = data.groupby("model", sort=False).layer.max()
-    found = "; ".join(f"{title}, {beyond.get(title, 0) / layers_of[title]:.3f}" for title in fields)
+    part = {title: float(beyond.get(title, 0) / layers_of[title]) for title in fields}
+    for axis, (title, share) in zip(axes, part.items(), strict=True):
+        axis.set_title(f"{title}\n{share:.3f} from beyond the kernels' reach", fontsize=10)
+    found = "; ".join(f"{title}, {share:.3f}" for title, share in part.items())
     alt = f"Dependence of a state on inputs by offset. Share beyond r·l = {reach}·layer: {found}."
     return Picture(figure, data.drop(columns="beyond"), alt)
-
-
-def _shade(layer: int, layers: int) -> Any:
-    """A shade of the sequential map for one of several layers, neither of its pale ends."""
-    from matplotlib import colormaps
-
-    return colormaps[SEQUENTIAL](0.05 + 0.75 * layer / max(1, layers - 1))

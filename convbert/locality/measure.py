@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 LEAST = 0.05  # mass on content below which a row is left out
+LEDGER = ("content", "special", "outside")  # where a row's mass can go without padding
 
 
 def expand_kernels(kernels: np.ndarray) -> np.ndarray:
@@ -53,6 +54,18 @@ def mixing(attention: np.ndarray, kernels: np.ndarray) -> np.ndarray:
     return np.concatenate([attention, expand_kernels(kernels)], axis=-3)
 
 
+def corner(matrix: np.ndarray, size: int) -> np.ndarray:
+    """Cut a map to a common size, for a mean over sentences.
+
+    Returns:
+        The first rows and columns of M [..., size, size]; NaN throughout for a shorter sentence,
+        whose rows spread over fewer tokens.
+    """
+    if matrix.shape[-1] < size:
+        return np.full((*matrix.shape[:-2], size, size), np.nan)
+    return matrix[..., :size, :size]
+
+
 def ledger(
     matrix: np.ndarray, content: np.ndarray, valid: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
@@ -74,6 +87,16 @@ def ledger(
         "padding": matrix[..., ~valid].sum(-1),
     }
     return parts | {"outside": 1.0 - sum(parts.values())}
+
+
+def mean_ledger(matrix: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """Average the ledger over content rows, of a sentence without padding.
+
+    Returns:
+        Shares [3, ...] on content, on special tokens, and outside.
+    """
+    parts = ledger(matrix, content)
+    return np.stack([parts[name][..., content].mean(-1) for name in LEDGER])
 
 
 def content_rows(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from convbert.locality import measure
-from convbert.locality.figures import ATTENTION, CONVOLUTION, NULL, SEQUENTIAL, Picture
+from convbert.locality.looks import ATTENTION, CONVOLUTION, NULL, SEQUENTIAL, Picture
 from convbert.locality.record import MixingRecord
 
 _PARTS = {"content": None, "special": "//", "padding": "..", "outside": "xx"}  # hatch of each
@@ -39,11 +39,12 @@ def explorer(
         count, 3, width_ratios=[1, 1, 0.75], left=0.09, right=0.985, wspace=0.42, hspace=0.45,
         top=1 - 0.35 / (4.1 * count), bottom=0.8 / (4.1 * count),
     )  # fmt: skip
+    branches = {k: _branches(r, layer, attention, convolution) for k, r in records.items()}
+    top = max(float(matrix.max()) for maps in branches.values() for matrix in maps.values())
     rows, found = [], []
     for number, (label, record) in enumerate(records.items()):
         chosen = min(row, len(record.tokens) - 1)
-        maps = _branches(record, layer, attention, convolution)
-        top = max(float(matrix.max()) for matrix in maps.values())
+        maps = branches[label]
         for column, (family, matrix) in enumerate(maps.items()):
             axis = figure.add_subplot(grid[number, column])
             _draw_matrix(axis, f"{label}: {family}", matrix, record.tokens, chosen, top)
@@ -85,7 +86,7 @@ def _draw_matrix(
     axis.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=top)
     frame = Rectangle((-0.5, row - 0.5), len(tokens), 1, fill=False, edgecolor=CONVOLUTION, lw=1.5)
     axis.add_patch(frame)
-    axis.set_title(title, fontsize=10)
+    axis.set_title(f"{title}, weight 0 to {top:.2f}", fontsize=10)  # a color bar takes too long
     axis.set(xticks=[], yticks=[])  # plain text draws twice as fast as labels of ticks
     size = min(8.0, 200 / len(tokens))
     for place, token in enumerate(token.replace("$", r"\$") for token in tokens):
@@ -100,15 +101,15 @@ def _draw_ledger(
     """Draw one bar per head that adds up to 1."""
     for place, (family, ledger) in enumerate(parts.items()):
         color, left = ATTENTION if family.startswith("attention") else CONVOLUTION, 0.0
+        named = []
         for part, hatch in _PARTS.items():
             width = max(0.0, float(ledger[part][row]))
             bar = {"color": color if part == "content" else "none", "edgecolor": color}
             axis.barh(place, width, 0.6, left, hatch=hatch, **bar)  # type: ignore[arg-type]
-            if width > 0.12:
-                axis.text(
-                    left + width / 2, place + 0.42, f"{part} {width:.2f}", ha="center", size=7
-                )
             left += width
+            if width > 0.005:
+                named.append(f"{part} {width:.2f}")
+        axis.text(0, place + 0.42, ", ".join(named), va="center", size=7)
     axis.set_yticks(range(len(parts)), [family.replace(" head ", "\n") for family in parts], size=8)
     axis.set(xlim=(0, 1.02), ylim=(len(parts) - 0.4, -0.6), xlabel="weight of the row")
     axis.set_title(title.replace("$", r"\$"), fontsize=10)
@@ -161,7 +162,8 @@ def ranking(changes: np.ndarray, distances: np.ndarray, attention_heads: int, wh
     left = figure.add_axes((0.13, 0.16, 0.36, 0.76))
     right = figure.add_axes((0.6, 0.16, 0.37, 0.76))
     shown = table.head(_SHOWN)
-    names = [f"{row.family[:4]}. {row.layer}.{row['head']}" for _, row in shown.iterrows()]
+    short = {"attention": "att.", "convolution": "conv."}
+    names = [f"{short[row.family]} {row.layer}.{row['head']}" for _, row in shown.iterrows()]
     for place, (_, row) in enumerate(shown.iterrows()):
         is_conv = row.family == "convolution"
         color, hatch = (CONVOLUTION, "///") if is_conv else (ATTENTION, None)
@@ -169,12 +171,17 @@ def ranking(changes: np.ndarray, distances: np.ndarray, attention_heads: int, wh
     left.set_yticks(range(len(shown)), names, fontsize=8)
     left.invert_yaxis()
     left.axvline(0, color=NULL, lw=0.8)
-    left.set(xlabel="change of the probability", title="layer.head, largest change first")
+    left.set(xlabel="change of the probability", ylabel="family, layer.head")
+    left.set_title(f"largest change: {names[0]}, {table.change.iloc[0]:+.2g}", fontsize=10)
+    left.locator_params(axis="x", nbins=4)
+    left.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
+    right.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
     for family, color, marker in (("attention", ATTENTION, "o"), ("convolution", CONVOLUTION, "s")):
         part = table[table.family == family]
         right.scatter(part.distance, part.change, color=color, marker=marker, label=family)
     right.axhline(0, color=NULL, lw=0.8)
-    right.set(xlabel="mean distance (tokens)", title="near or far?")
+    right.set(xlabel="mean distance (tokens)", ylabel="change of the probability")
+    right.set_title("do near or far heads matter?", fontsize=10)
     right.legend(frameon=False, fontsize=8)
     first = table.iloc[0]
     alt = (

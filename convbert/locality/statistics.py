@@ -1,4 +1,4 @@
-"""From sentences to a corpus: means, intervals, strata, spread of kernels; numpy only.
+"""From sentences to a corpus: means, intervals, strata, spread of kernels; numpy and scipy only.
 
 Numbers are taken per sentence and then averaged over sentences, never over pooled tokens: the
 tokens of one sentence are not independent, and long sentences would outvote short ones.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 if TYPE_CHECKING:
     from convbert.locality.record import MixingRecord
@@ -87,6 +88,24 @@ def _percentiles(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return bounds[0], bounds[1]
 
 
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Mean over seeds with Student's 95 percent interval: what another seed's mean may be.
+
+    An interval over sentences speaks of the models at hand; this one of the recipe that made them.
+
+    Args:
+        values: one number per seed; for a paired comparison the differences within each seed.
+
+    Raises:
+        ValueError: fewer than two seeds have no spread.
+    """
+    numbers = np.asarray(values, float)
+    if numbers.ndim != 1 or len(numbers) < 2:
+        raise ValueError(f"an interval over seeds needs at least two, got {numbers.size}")
+    mean, half = numbers.mean(), stats.sem(numbers) * stats.t.ppf(0.975, len(numbers) - 1)
+    return Interval(mean, mean - half, mean + half)
+
+
 def collect(
     records: Iterable[MixingRecord],
     measures: Mapping[str, Callable[[MixingRecord], np.ndarray]],
@@ -118,6 +137,84 @@ def stratum(length: int) -> str:
         if low <= length <= high:
             return f"{low}–{high}"
     return f"under {STRATA[0][0]}" if length < STRATA[0][0] else f"over {STRATA[-1][1]}"
+
+
+def stratified(lengths: Sequence[int], total: int, longest: int) -> np.ndarray:
+    """Choose about equally many sentences of each class of length, spread over the corpus.
+
+    A class is left out where `longest` cuts off its longer half.
+
+    Args:
+        lengths: tokens of each sentence, with [CLS] and [SEP].
+        total: number of sentences, at most; classes with too few sentences give all they have.
+        longest: longer sentences are left out.
+
+    Returns:
+        Indices into `lengths`, increasing.
+
+    Raises:
+        ValueError: no sentence has a length of a class.
+    """
+    known = np.asarray(lengths)
+    classes = [(low, min(high, longest)) for low, high in STRATA if 2 * low <= longest]
+    chosen = [np.empty(0, int)]
+    for number, (low, high) in enumerate(classes):
+        share = total * (number + 1) // len(classes) - total * number // len(classes)
+        fits = np.flatnonzero((low <= known) & (known <= high))
+        places = np.linspace(0, len(fits) - 1, min(share, len(fits))).round().astype(int)
+        chosen.append(fits[places])
+    found = np.sort(np.concatenate(chosen))
+    if not len(found):
+        raise ValueError(f"no sentence has {STRATA[0][0]} to {longest} tokens: take other text")
+    return found
+
+
+def by_stratum(lengths: Sequence[int], values: np.ndarray) -> dict[str, Interval]:
+    """Take the mean and its interval within each class of length that has a sentence.
+
+    Args:
+        lengths: tokens of each sentence [S].
+        values: a number, or an array of them, per sentence [S, ...].
+
+    Returns:
+        Class -> mean over its sentences with its interval, from short to long.
+    """
+    names = np.array([stratum(length) for length in lengths])
+    order = sorted(set(names), key=lambda name: min(np.asarray(lengths)[names == name]))
+    return {str(name): bootstrap(values[names == name]) for name in order}
+
+
+def most_variable_word(
+    taps: Sequence[np.ndarray],
+    ids: Sequence[np.ndarray],
+    content: Sequence[np.ndarray],
+    occurrences: int = 5,
+) -> int:
+    """Return the id of the token whose kernels of one head differ most between its contexts.
+
+    Args:
+        taps: kernels of the head [n, k] per sentence.
+        ids: token ids [n] per sentence.
+        content: True at content tokens [n] per sentence.
+        occurrences: tokens that occur less often are left out.
+
+    Raises:
+        ValueError: no token occurs often enough.
+    """
+    words = np.concatenate([i[c] for i, c in zip(ids, content, strict=True)])
+    kernels = np.concatenate([k[c] for k, c in zip(taps, content, strict=True)])
+    known, counts = np.unique(words, return_counts=True)
+    often = known[counts >= occurrences]
+    if not len(often):
+        raise ValueError(f"no token occurs {occurrences} times: take more text, or fewer times")
+    spread = [kernels[words == word].astype(float).var(0).sum() for word in often]
+    return int(often[int(np.argmax(spread))])
+
+
+def kernel_entropy(kernels: np.ndarray) -> float:
+    """Mean entropy of kernels [L, h, n, k] in nats, at most log k; 0 where there is none."""
+    logs = np.log(np.where(kernels > 0, kernels, 1.0))
+    return float(-(kernels * logs).sum() / max(1, kernels[..., 0].size))
 
 
 def kernel_variation(

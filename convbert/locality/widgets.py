@@ -23,7 +23,7 @@ import matplotlib
 import numpy as np
 
 from convbert.locality import ablation, measure, panels
-from convbert.locality.figures import Picture
+from convbert.locality.looks import Picture
 from convbert.locality.record import MixingRecord, encoder_of, head_counts, record
 from convbert.model import PretrainedLayer
 from convbert.tokenizer import ConvBertTokenizer
@@ -215,7 +215,8 @@ class HeadAblation(_Explorer):
         self.heads = [[self._box(row, head) for head in range(heads)] for row in range(layers)]
         self._ranked = is_static()
         self._read()
-        rows = [ipywidgets.HBox(boxes) for boxes in self.heads]
+        wrap = {"flex_flow": "row wrap"}
+        rows = [ipywidgets.HBox(boxes, layout=wrap) for boxes in self.heads]
         first = ipywidgets.VBox([self.token, self.rank])
         super().__init__([self.text, ipywidgets.HBox([first, ipywidgets.VBox(rows)])])
         for box in (box for boxes in self.heads for box in boxes):
@@ -261,7 +262,7 @@ class HeadAblation(_Explorer):
             True,
             description=f"{layer + 1}: {family} {place}",
             indent=False,
-            layout={"width": "8.5em"},
+            layout={"width": "9.5em"},
         )
 
     def _unrank(self, _: Any) -> None:
@@ -348,7 +349,7 @@ def _image(picture: Picture) -> str:
 
 
 def _text(name: str, value: str) -> ipywidgets.Text:
-    return ipywidgets.Text(value, description=name, layout={"width": "42em"})
+    return ipywidgets.Text(value, description=name, layout={"width": "42em", "max_width": "98%"})
 
 
 def _choice(name: str, count: int) -> ipywidgets.BoundedIntText:

@@ -16,7 +16,7 @@ from convbert.heads import ConvBertForQuestionAnswering
 from convbert.tokenizer import ConvBertTokenizer
 from convbert.train import answering
 
-_WIDE = {"width": "46em"}
+_WIDE = {"width": "46em", "max_width": "98%"}
 
 
 class AskWidget(ipywidgets.VBox):
