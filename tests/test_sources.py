@@ -20,7 +20,7 @@ def made(tmp_path_factory) -> Path:
     """A cache that holds the sample."""
     pytest.importorskip("gensim", reason="needs the extra: sample")
     cache = tmp_path_factory.mktemp("cache")
-    sample.build(cache / "sample")
+    sample.build(cache / sample.FOLDER)
     return cache
 
 
@@ -96,7 +96,7 @@ def test_the_sample_stands_in_under_its_own_name(name, stand_in, made, monkeypat
     monkeypatch.setenv("CONVBERT_CACHE", str(made))
     source = find(name)
     assert source.name == f"sample/{stand_in}" and source.origin == "sample"
-    assert source.path == made / "sample" / stand_in
+    assert source.path == made / sample.FOLDER / stand_in
     assert all(
         (source.path / file).is_file() for file in sources.LAYOUTS[source.name].files.values()
     )
@@ -121,7 +121,7 @@ def test_the_sample_is_made_in_the_cache(places, monkeypatch):
     asked = []
     monkeypatch.setattr(sample, "build", asked.append)
     find("rte")
-    assert asked == [places[1] / "sample"]
+    assert asked == [places[1] / sample.FOLDER]
 
 
 def test_without_the_sample_one_clear_line(places):

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from convbert.data import wikitext
 from convbert.data.wikitext import Article, Run
 
+FOLDER = "sample-2"  # in the cache; a new number for new content, so that two versions share it
 SEED = 2020  # the paper's year
 HELD_OUT = (12, 5)  # article i is held out if i % 12 == 5: 8 % of the articles, 8 % of the words
 BLANK = "…"  # one token, so that a convolution at the blank sees both of its sides

@@ -75,7 +75,7 @@ def _squad_layout(version: str) -> Layout:
 
 
 def _sample_layout(name: str, files: dict[str, str]) -> Layout:
-    return Layout(f"sample/{name}", files, tuple(files), note="Wikipedia, CC BY-SA, from gensim")
+    return Layout(f"{sample.FOLDER}/{name}", files, tuple(files), note="Wikipedia, CC BY-SA, from gensim")
 
 
 _TSV = {"train": "train.tsv", "dev": "dev.tsv"}
@@ -207,7 +207,7 @@ def _try_hub(name: str, wanted: list[str]) -> str | None:
 def _find_sample(name: str, before: str = "") -> Source:
     """Make the sample if it is not in the cache, and return one of its sets."""
     try:
-        sample.build(cache_folder() / "sample")
+        sample.build(cache_folder() / sample.FOLDER)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("; ".join(filter(None, [before, str(error)]))) from None
     return _found(name, "sample", cache_folder())
