@@ -75,7 +75,9 @@ def _squad_layout(version: str) -> Layout:
 
 
 def _sample_layout(name: str, files: dict[str, str]) -> Layout:
-    return Layout(f"{sample.FOLDER}/{name}", files, tuple(files), note="Wikipedia, CC BY-SA, from gensim")
+    return Layout(
+        f"{sample.FOLDER}/{name}", files, tuple(files), note="Wikipedia, CC BY-SA, from gensim"
+    )
 
 
 _TSV = {"train": "train.tsv", "dev": "dev.tsv"}
