@@ -376,6 +376,8 @@ def test_every_epoch_sees_every_example_once():
     epochs = rows.reshape(3, 8)
     assert (np.sort(epochs, 1) == np.arange(8)).all()
     assert len({tuple(epoch) for epoch in epochs}) == 3
+    for epoch, order in enumerate(epochs):
+        assert order.tolist() == corpus.epoch_order(8, trainer.config.seed, epoch).tolist()
     other = make_trainer(train_batch_size=3, seed=7)
     assert (np.concatenate([other.rows(step) for step in range(8)]) != rows).any()
 
