@@ -56,8 +56,8 @@ def make_model(config: PretrainConfig, shape: ConvBertConfig) -> Any:
         return heads.ConvBertForMaskedLM(shape)
     if config.objective == "uniform":
         return heads.ConvBertDiscriminator(shape)
-    generator = shape.generator().replaced(conv_type=config.generator_conv or shape.conv_type)
-    return heads.ConvBertForPreTraining(shape, generator, share=config.share)
+    shape = shape.replaced(generator_conv_type=config.generator_conv)  # config.json tells it
+    return heads.ConvBertForPreTraining(shape, share=config.share)
 
 
 class Trainer:
