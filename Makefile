@@ -47,6 +47,7 @@ tasks: $(INSTALLED)
 figures: $(INSTALLED)
 	$(BIN)/python -m convbert run --scale smoke --output_dir .
 	$(BIN)/python -m convbert run --scale cpu --output_dir .
+	$(BIN)/python -m convbert sweep --output_dir .
 	$(BIN)/python -m convbert table
 
 clean:

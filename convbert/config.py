@@ -58,6 +58,7 @@ class ConvBertConfig:
     conv_type: str = "sdconv"  # sdconv (eq. 4), dynamic (eq. 3), static (eq. 2), depthwise, noconv
     conv_sees_padding: bool = False  # True: convolve over [PAD], as the released code does
     generator_fraction: float = 0.25  # width of the ELECTRA generator relative to d
+    generator_conv_type: str = ""  # conv_type of that generator; empty: as here
 
     def __post_init__(self) -> None:
         _check(self)
@@ -109,12 +110,17 @@ class ConvBertConfig:
         """Return the generator's configuration, by ELECTRA's rule.
 
         Width and nominal heads shrink by `generator_fraction`, the feed-forward layer is four
-        times the new width; layers, embeddings, kernel, γ and groups stay.
+        times the new width; layers, embeddings, kernel, γ and groups stay, and so does the kind
+        of convolution unless `generator_conv_type` names another.
         """
         hidden = round(self.hidden_size * self.generator_fraction)
         heads = max(1, int(self.num_attention_heads * self.generator_fraction + 1e-6))
         return self.replaced(
-            hidden_size=hidden, intermediate_size=4 * hidden, num_attention_heads=heads
+            hidden_size=hidden,
+            intermediate_size=4 * hidden,
+            num_attention_heads=heads,
+            conv_type=self.generator_conv_type or self.conv_type,
+            generator_conv_type="",
         )
 
     def replaced(self, **overrides: Any) -> ConvBertConfig:
@@ -141,6 +147,8 @@ class ConvBertConfig:
         labels = [f"LABEL_{i}" for i in range(self.num_labels)]
         values = asdict(self)
         del values["num_labels"]  # transformers reads the number of labels from these two
+        if not self.generator_conv_type:
+            del values["generator_conv_type"]  # a file is as it would be without this field
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
         return {"model_type": "convbert", **values}
@@ -223,7 +231,10 @@ def _check(config: ConvBertConfig) -> None:
     require(
         config.hidden_act in ACTIVATIONS, "hidden_act", f"must be one of {', '.join(ACTIVATIONS)}"
     )
-    require(config.conv_type in CONV_TYPES, "conv_type", f"must be one of {', '.join(CONV_TYPES)}")
+    kinds = f"must be one of {', '.join(CONV_TYPES)}"
+    require(config.conv_type in CONV_TYPES, "conv_type", kinds)
+    known = config.generator_conv_type in ("", *CONV_TYPES)
+    require(known, "generator_conv_type", f"{kinds}, or empty")
     require(
         config.pad_token_id < config.vocab_size,
         "pad_token_id",

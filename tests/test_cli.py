@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +182,25 @@ def test_help_is_quick_and_imports_nothing_heavy():
         )
         assert done.returncode == 0, done.stderr
         assert "usage: python -m convbert" in done.stdout
+
+
+def shown_commands() -> list[str]:
+    """Return every complete `python -m convbert …` in a code block of a README or a notebook."""
+    root = Path(__file__).resolve().parents[1]
+    texts = [(root / name).read_text("utf-8") for name in ("README.md", "data/README.md")]
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        texts += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    blocks = [block for text in texts for block in text.split("```")[1::2]]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [line.split("python -m convbert ", 1)[1] for line in lines if "-m convbert " in line]
+    return [line for line in found if "…" not in line]
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_commands_that_are_shown_are_understood(line):
+    words = shlex.split(line, comments=True)
+    name = cli.find_command(words)
+    command = cli.COMMANDS[name]
+    config = getattr(importlib.import_module(command.module), command.config)
+    cli.parse(name, config, words[len(name.split()) :])

@@ -97,6 +97,7 @@ def test_noconv_gives_all_heads_to_attention():
 
 REFUSED = [
     # changes, key, value, part of the rule
+    (dict(generator_conv_type="conv"), "generator_conv_type", "'conv'", "noconv, or empty"),
     (dict(hidden_size=100), "hidden_size", "100", "divisible by num_attention_heads=12"),
     (dict(num_attention_heads=3), "num_attention_heads", "3", "divisible by head_ratio=2"),
     (dict(head_ratio=5), "num_attention_heads", "12", "must be 1 or divisible by head_ratio=5"),
@@ -237,6 +238,7 @@ def configs(draw: st.DrawFn) -> ConvBertConfig:
         conv_type=draw(st.sampled_from(CONV_TYPES)),
         conv_sees_padding=draw(st.booleans()),
         generator_fraction=draw(st.floats(0.01, 1)),
+        generator_conv_type=draw(st.sampled_from(["", *CONV_TYPES])),
     )
 
 
@@ -247,6 +249,7 @@ def test_dictionaries_and_json_give_the_same_back(config: ConvBertConfig):
     assert ConvBertConfig.from_dict(values) == config
     assert ConvBertConfig.from_dict(json.loads(json.dumps(values))) == config
     assert values["model_type"] == "convbert"
+    assert ("generator_conv_type" in values) == bool(config.generator_conv_type)
     assert len(values["id2label"]) == len(values["label2id"]) == config.num_labels
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
@@ -251,6 +252,43 @@ def test_order_follows_seed_and_epoch_only():
         assert sorted(order) == list(range(50))
         assert corpus.epoch_order(50, seed, epoch).tolist() == order
     assert len({tuple(order) for order in orders.values()}) == 6
+
+
+@given(
+    examples=st.integers(1, 60), block=st.integers(1, 60), seed=st.integers(0, 3), data=st.data()
+)
+def test_blocks_are_shuffled_among_each_other_and_within(examples, block, seed, data):
+    """Every example once; a few places give what they give among all; neighbors stay together."""
+    every = np.arange(examples)
+    rows = corpus.epoch_rows(examples, seed, 1, every, block)
+    assert sorted(rows) == list(range(examples))
+    few = np.array(data.draw(st.lists(st.sampled_from(every.tolist()), min_size=1)))
+    assert corpus.epoch_rows(examples, seed, 1, few, block).tolist() == rows[few].tolist()
+    if examples <= block:
+        assert rows.tolist() == corpus.epoch_order(examples, seed, 1).tolist()
+        return
+    count = -(-examples // block)
+    numbers = np.searchsorted(np.arange(count + 1) * examples // count, rows, "right")
+    assert np.count_nonzero(np.diff(numbers)) == count - 1, "each block is visited once, whole"
+    assert np.bincount(numbers).max() <= block
+
+
+def test_an_order_of_blocks_follows_seed_and_epoch():
+    keys = [(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
+    orders = [corpus.epoch_rows(90, *key, np.arange(90), 30) for key in keys]
+    firsts = {tuple(order // 30) for order in orders}
+    assert len({tuple(order) for order in orders}) == 6 and len(firsts) > 1
+    inside = [order[order // 30 == 0] for order in orders]  # not the same shuffle in every block
+    assert len({tuple(rows) for rows in inside}) == 6
+    assert (inside[0] != orders[0][orders[0] // 30 == 1] - 30).any()
+
+
+def test_the_order_of_a_billion_examples_needs_little_memory():
+    tracemalloc.start()
+    rows = corpus.epoch_rows(10**9, 0, 0, np.arange(10**8, 10**8 + 256))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(set(rows.tolist())) == 256 and peak < 100e6  # one permutation would take 8e9
 
 
 def test_streams_of_one_seed_share_no_numbers():

@@ -15,6 +15,7 @@ from test_pretrain import tiny, write_text
 
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizer
 from convbert.data import corpus
+from convbert.heads import ConvBertForPreTraining
 from convbert.tokenizer import SPECIAL_TOKENS
 from convbert.train import electra, loop, pretrain, validation
 from convbert.train.pretrain import PretrainConfig
@@ -138,8 +139,19 @@ def test_sharing_reaches_the_model(share: str):
     assert (ours.word_embeddings is theirs.word_embeddings) == (share != "none")
 
 
-def test_the_generator_s_own_kind_of_convolution():
-    model = make_trainer(generator_conv="noconv").model
+def test_the_generator_s_own_kind_of_convolution(tmp_path: Path):
+    model = make_trainer(generator_conv="noconv", share="words").model
+    model.save_pretrained(tmp_path)
+    again = ConvBertForPreTraining.from_pretrained(tmp_path)
+    for network in (model, again):
+        ours, theirs = (
+            part.convbert.embeddings for part in (network.generator, network.discriminator)
+        )
+        assert ours is not theirs and ours.word_embeddings is theirs.word_embeddings
+    assert again.generator.config == model.generator.config
+    assert again.generator.config.generator_conv_type == ""
+    both = zip(model.state_dict().items(), again.state_dict().items(), strict=True)
+    assert all(a == b and (x.numpy() == y.numpy()).all() for (a, x), (b, y) in both)
     assert model.generator.config.conv_type == "noconv"
     assert model.discriminator.config.conv_type == "sdconv"
     assert make_trainer().model.generator.config.conv_type == "sdconv"

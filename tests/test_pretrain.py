@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 from support import assert_close, randomize, small_config
 
-from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizer
+from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizer, cli
 from convbert.data import corpus, shards
 from convbert.data.corpus_job import CorpusConfig, make_corpus
 from convbert.heads import ConvBertForPreTraining
@@ -294,6 +294,40 @@ def test_a_run_that_diverges_stops_and_leaves_no_results(text: Path, tmp_path: P
 # --- Options ----------------------------------------------------------------------------------
 
 
+# Option, default and another value, as in the earlier Paddle reproduction's pretraining script.
+EARLIER = {
+    "model_type": ("convbert", "convbert"),
+    "model_name_or_path": ("convbert-small", "convbert-base"),
+    "max_seq_length": (128, 64),
+    "mask_prob": (0.15, 0.2),
+    "train_batch_size": (96, 8),
+    "eval_batch_size": (96, 8),
+    "learning_rate": (5e-4, 1e-4),
+    "weight_decay": (0.01, 0.0),
+    "adam_epsilon": (1e-6, 1e-8),
+    "num_train_epochs": (4, 2),
+    "max_steps": (-1, 5),
+    "warmup_steps": (10000, 10),
+    "logging_steps": (100, 5),
+    "save_steps": (1000, 7),
+    "init_from_ckpt": (False, True),
+    "use_amp": (False, True),
+    "seed": (42, 7),
+}
+
+
+def test_earlier_command_lines_keep_their_meaning():
+    config = cli.parse("", PretrainConfig, ["--output_dir", "out", "--input_dir", "data"])
+    assert (config.output_dir, config.input_dir) == ("out", "data")
+    assert {name: (getattr(config, name), other) for name, (_, other) in EARLIER.items()} == EARLIER
+    words = ["--output_dir", "out", "--input_dir", "data", "--device", "gpu", "--eager_run", "True"]
+    for name, (_, value) in EARLIER.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]  # switches
+    config = cli.parse("", PretrainConfig, words)
+    assert {name: (usual, getattr(config, name)) for name, (usual, _) in EARLIER.items()} == EARLIER
+    assert config.device == "gpu" and config.precision_name == "float16"
+
+
 def test_options_reach_the_model(text: Path, tmp_path: Path):
     words = ConvBertTokenizer([*SPECIAL_TOKENS, "the", "dog"])
     words.save_pretrained(tmp_path)
@@ -376,6 +410,8 @@ def test_every_epoch_sees_every_example_once():
     epochs = rows.reshape(3, 8)
     assert (np.sort(epochs, 1) == np.arange(8)).all()
     assert len({tuple(epoch) for epoch in epochs}) == 3
+    for epoch, order in enumerate(epochs):
+        assert order.tolist() == corpus.epoch_order(8, trainer.config.seed, epoch).tolist()
     other = make_trainer(train_batch_size=3, seed=7)
     assert (np.concatenate([other.rows(step) for step in range(8)]) != rows).any()
 

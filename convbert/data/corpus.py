@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -231,6 +231,44 @@ def coverage(tokenizer: ConvBertTokenizer, lines: Iterable[str]) -> dict[str, fl
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order in which an epoch visits the examples, from (seed, epoch) alone."""
     return generator(seed, _ORDER, epoch).permutation(examples)
+
+
+def epoch_rows(
+    examples: int, seed: int, epoch: int, places: np.ndarray, block: int = 1 << 20
+) -> np.ndarray:
+    """Return which examples stand at some places of an epoch's order, in bounded memory.
+
+    Up to `block` examples, the order is `epoch_order`. More are cut into blocks of neighbors: the
+    blocks come in random order, and so do the examples of each. A place is found without what
+    comes before it, so a run resumes anywhere.
+
+    Args:
+        examples: how many there are.
+        seed: of the run.
+        epoch: number of the epoch.
+        places: positions in the epoch, from 0 [n].
+        block: most examples that are shuffled among each other; 8 bytes each.
+    """
+    count = -(-examples // block)
+    if count == 1:
+        return _shuffled(examples, seed, epoch)[places]
+    edges = np.arange(count + 1) * examples // count  # where each block begins and ends
+    order = _shuffled(count, seed, epoch)
+    ends = np.diff(edges)[order].cumsum()  # in the epoch
+    numbers = np.searchsorted(ends, places, "right")
+    rows = np.empty_like(places)
+    for number in np.unique(numbers):
+        here, chosen = numbers == number, int(order[number])
+        size = int(edges[chosen + 1] - edges[chosen])
+        # 1 + …, because SeedSequence takes (seed, epoch) and (seed, epoch, 0) for the same.
+        shuffled = _shuffled(size, seed, epoch, 1 + chosen)
+        rows[here] = edges[chosen] + shuffled[places[here] - (ends[number] - size)]
+    return rows
+
+
+@lru_cache(4)  # the blocks' order, and a batch across the border of two
+def _shuffled(count: int, seed: int, *key: int) -> np.ndarray:
+    return generator(seed, _ORDER, *key).permutation(count)
 
 
 def max_chosen(length: int, share: float = 0.15) -> int:

@@ -10,7 +10,7 @@ Three objectives (section 3 of the ELECTRA paper has the first, its code the oth
 from __future__ import annotations
 
 import re
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,8 +56,8 @@ def make_model(config: PretrainConfig, shape: ConvBertConfig) -> Any:
         return heads.ConvBertForMaskedLM(shape)
     if config.objective == "uniform":
         return heads.ConvBertDiscriminator(shape)
-    generator = shape.generator().replaced(conv_type=config.generator_conv or shape.conv_type)
-    return heads.ConvBertForPreTraining(shape, generator, share=config.share)
+    shape = shape.replaced(generator_conv_type=config.generator_conv)  # config.json tells it
+    return heads.ConvBertForPreTraining(shape, share=config.share)
 
 
 class Trainer:
@@ -89,7 +89,6 @@ class Trainer:
         elif config.objective == "uniform":
             del weights["generator_loss"]
         self.weights = weights
-        self.epoch_order = lru_cache(2)(partial(corpus.epoch_order, len(train), config.seed))
 
     def plan(self) -> loop.Plan:
         """Say how long to train and what to do on the way."""
@@ -130,8 +129,11 @@ class Trainer:
         """Return the examples of one step: a slice of the endless sequence of shuffled epochs."""
         size, count = self.config.train_batch_size * parallel.world(), len(self.train)
         epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
-        orders = {epoch: self.epoch_order(epoch) for epoch in np.unique(epochs).tolist()}
-        return np.array([orders[e][p] for e, p in zip(epochs.tolist(), places, strict=True)])
+        rows = [
+            corpus.epoch_rows(count, self.config.seed, epoch, places[epochs == epoch])
+            for epoch in np.unique(epochs).tolist()  # rising, as the places of a step
+        ]
+        return np.concatenate(rows)
 
     def draw(self, step: int) -> loop.Batch:
         """Return the masked examples of a step."""

@@ -299,7 +299,13 @@ def layer_name(layer: int) -> str:
 
 def _fields(model: ConvBertModel) -> dict[str, Any]:
     """Return the configuration without the fields that other libraries do not know."""
-    own = ("conv_type", "conv_sees_padding", "generator_fraction", "model_type")
+    own = (
+        "conv_type",
+        "conv_sees_padding",
+        "generator_conv_type",
+        "generator_fraction",
+        "model_type",
+    )
     return {key: value for key, value in model.config.to_dict().items() if key not in own}
 
 
