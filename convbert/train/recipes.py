@@ -145,7 +145,7 @@ def compared(
         "warmup_steps": max(1, steps // 10),
         "logging_steps": max(1, steps // 20),
         "eval_steps": steps,
-        "save_steps": max(10, steps // 2),
+        "save_steps": max(1, steps // 2),
     }
     folders, commands = {}, {}
     from convbert.train.pretrain import PretrainConfig  # brings Paddle, so not before it is needed
