@@ -78,9 +78,16 @@ def test_every_option_overrides_the_recipe():
     assert all(getattr(config, field.name) is not None for field in fields(config))
 
 
+def test_one_option_is_enough():
+    """And a task's name may be written as its folder is."""
+    config = parse("glue", GlueConfig, ["--task_name", "SST-2", "--model_type", "convbert"])
+    assert config == GlueConfig("sst-2", "convbert-base", "sst-2")
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
+        ("model_type", "bert", "model_type='bert': only convbert is here"),
         ("task_name", "ax", "task_name='ax': choose one of cola, .*; train mnli for ax"),
         ("num_trials", 0, "num_trials=0: must be positive"),
         ("early_stopping_patience", -1, "early_stopping_patience=-1: must not be negative"),

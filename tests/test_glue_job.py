@@ -119,6 +119,37 @@ def make_trainer(output: Path | str = "", train: Sequence[Example] = (), **chang
     return Trainer(model, WORDS, replace(config, **changes), 10, train, train)
 
 
+@pytest.mark.parametrize("layout", ["huggingface", "paddlenlp"])
+def test_starts_in_any_layout(checkpoint: Path, tmp_path: Path, layout: str):
+    """Neither a published name nor PaddleNLP's folder holds a model.safetensors of that path."""
+    ConvBertModel.from_pretrained(checkpoint).save_pretrained(tmp_path / "start", format=layout)
+    WORDS.save_pretrained(tmp_path / "start")
+    found = glue.finetune(options(tmp_path / "start", tmp_path / "out", max_steps=1))
+    same = glue.finetune(options(checkpoint, tmp_path / "same", max_steps=1))
+    assert found["last"] == same["last"]
+    prints = [
+        json.loads((tmp_path / out / "step-000001" / "state.json").read_text("utf-8"))[
+            "fingerprint"
+        ]
+        for out in ("out", "same")
+    ]
+    assert prints[0]["start"] == prints[1]["start"]
+
+
+def test_a_changed_weight_is_another_start():
+    trainer = make_trainer(from_scratch=False)
+    before = trainer.fingerprint()["start"]
+    assert trainer.fingerprint()["start"] == before
+    head = next(iter(trainer.model.classifier.parameters()))  # new for every task
+    head.set_value(head.numpy() + 1)
+    assert trainer.fingerprint()["start"] == before
+    weight = trainer.model.convbert.embeddings.word_embeddings.weight
+    changed = weight.numpy()
+    changed[3, 2] += 1e-3
+    weight.set_value(changed)
+    assert trainer.fingerprint()["start"] != before
+
+
 # --- A run ------------------------------------------------------------------------------------
 
 

@@ -186,13 +186,12 @@ class Trainer:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        start = Path(self.config.model_name_or_path, "model.safetensors")
         is_new = self.config.from_scratch
         return checkpoint.fingerprint(
             self.config,
             _FREE,
             model=self.model.config.to_dict(),
-            start="new" if is_new else checkpoint.describe_file(start)["sha256"],
+            start="new" if is_new else checkpoint.hash_weights(self.model.convbert),
             data=checkpoint.hash_text(repr((self.train, self.dev, self.dev_mismatched))),
             vocabulary=self.tokenizer.fingerprint,
             global_batch=self.config.batch_size * parallel.world(),

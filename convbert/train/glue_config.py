@@ -27,8 +27,11 @@ class GlueConfig:
     """
 
     task_name: str  # a GLUE task such as sst-2, or sample/swap, sample/order
-    model_name_or_path: str  # checkpoint directory with config.json, model.safetensors, vocab.txt
-    output_dir: str  # folder for log.jsonl, results.json, step-…/, best/ and last/
+    model_name_or_path: str = "convbert-base"  # published name, or folder with config and weights
+    output_dir: str = (
+        ""  # for log.jsonl, results.json, step-…/, best/, last/; empty: the task's name
+    )
+    model_type: str = "convbert"  # the only one there is
     from_scratch: bool = False  # keep the checkpoint's shape and vocabulary, draw new weights
     train_examples: int = -1  # train on so many randomly chosen examples; -1: all
     double_unordered: bool = False  # mrpc and sts-b: train on each pair in both orders
@@ -59,7 +62,9 @@ class GlueConfig:
     precision: str = "auto"  # auto (bfloat16 where a GPU has it), float32, bfloat16, float16
 
     def __post_init__(self) -> None:
-        """Fill in what the recipe decides."""
+        """Write the task's name as this package does, and fill in what its recipe decides."""
+        object.__setattr__(self, "task_name", self.task_name.lower())
+        object.__setattr__(self, "output_dir", self.output_dir or self.task_name)
         for name, value in recipe(self.task_name).items():
             if name in _BY_TASK and getattr(self, name) is RECIPE:
                 object.__setattr__(self, name, value)
@@ -89,7 +94,7 @@ _USUAL = _run(100)
 _BY_TASK = tuple(_USUAL)
 # Options that say where and how to compute, not what.
 OUTSIDE = (
-    "task_name model_name_or_path output_dir keep_checkpoints resume device precision "
+    "task_name model_name_or_path output_dir model_type keep_checkpoints resume device precision "
     "gradient_accumulation_steps num_trials logging_steps"
 ).split()
 
@@ -98,7 +103,7 @@ def recipe(task: str) -> dict[str, Any]:
     """Return the published recipe of a task, option by option; of others the usual one."""
     common = {field.name: field.default for field in fields(GlueConfig)}
     chosen = {**common, "max_grad_norm": 0.0, **_RUNS.get(task, _USUAL)}
-    return {name: value for name, value in chosen.items() if name not in OUTSIDE[:3]}
+    return {name: value for name, value in chosen.items() if name not in OUTSIDE[:4]}
 
 
 def overrides(config: GlueConfig) -> dict[str, tuple[Any, Any]]:
@@ -126,6 +131,8 @@ def check(config: GlueConfig) -> None:
     if config.task_name not in trainable:
         what = f"task_name={config.task_name!r}: choose one of {', '.join(trainable)}"
         raise ValueError(f"{what}; train mnli for ax" if config.task_name == "ax" else what)
+    if config.model_type != "convbert":
+        raise ValueError(f"model_type={config.model_type!r}: only convbert is here")
     for name in (
         "batch_size",
         "gradient_accumulation_steps",

@@ -32,6 +32,10 @@ class PredictConfig:
     batch_size: int = 32  # inputs at a time
     device: str = "auto"  # auto, cpu or gpu
 
+    def __post_init__(self) -> None:
+        """Write the task's name as this package does."""
+        object.__setattr__(self, "task_name", self.task_name.lower())
+
 
 def predict(config: PredictConfig) -> None:
     """Predict.

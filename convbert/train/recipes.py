@@ -145,7 +145,7 @@ def compared(
         "warmup_steps": max(1, steps // 10),
         "logging_steps": max(1, steps // 20),
         "eval_steps": steps,
-        "save_steps": max(10, steps // 2),
+        "save_steps": max(1, steps // 2),
     }
     folders, commands = {}, {}
     from convbert.train.pretrain import PretrainConfig  # brings Paddle, so not before it is needed
@@ -342,11 +342,14 @@ def _command(name: str, folder: Path, **options: Any) -> list[str]:
 
 
 def _is_finished(folder: Path, config: Any, weights: str, start: Path | None = None) -> bool:
-    """Whether a run ended with this config, its weights are there, and its start is not newer."""
+    """Whether a run ended with this config, its weights are there, and its start is not newer.
+
+    A start that is no file is a published name, or in another format.
+    """
     files = (folder / "results.json", folder / weights / "model.safetensors")
     if not all(file.is_file() for file in files):
         return False
-    if start and start.stat().st_mtime > files[0].stat().st_mtime:
+    if start and start.is_file() and start.stat().st_mtime > files[0].stat().st_mtime:
         return False
     wanted = json.loads(json.dumps(asdict(config), default=str))
     same = {"output_dir": "", "resume": False}  # say nothing about the result

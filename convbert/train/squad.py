@@ -259,13 +259,12 @@ class Trainer:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        start = Path(self.config.model_name_or_path, "model.safetensors")
         is_new = self.config.from_scratch
         return checkpoint.fingerprint(
             self.config,
             _FREE,
             model=self.model.config.to_dict(),
-            start="new" if is_new else checkpoint.describe_file(start)["sha256"],
+            start="new" if is_new else checkpoint.hash_weights(self.model.convbert),
             data={name: checkpoint.describe_file(file) for name, file in self.files.items()},
             vocabulary=self.tokenizer.fingerprint,
             global_batch=self.global_batch,
