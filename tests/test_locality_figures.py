@@ -111,7 +111,9 @@ def test_profiles_have_their_mean_interval_and_sign():
     assert lines["attention, trained"].get_marker() != lines["convolution, trained"].get_marker()
     styles = [lines[f"attention, {kind}"].get_linestyle() for kind in ("trained", "untrained")]
     assert styles[0] != styles[1]
-    assert len(axis.collections) == 3  # a band for each curve
+    for band, label in zip(axis.collections, curves, strict=True):
+        part, edges = frame[frame.curve == label], band.get_paths()[0].vertices
+        assert set(edges[:, 1]) == {*part.low, *part.high}, label
     check_png(figure)
 
 
