@@ -111,7 +111,9 @@ def test_profiles_have_their_mean_interval_and_sign():
     assert lines["attention, trained"].get_marker() != lines["convolution, trained"].get_marker()
     styles = [lines[f"attention, {kind}"].get_linestyle() for kind in ("trained", "untrained")]
     assert styles[0] != styles[1]
-    assert len(axis.collections) == 3  # a band for each curve
+    for band, label in zip(axis.collections, curves, strict=True):
+        part, edges = frame[frame.curve == label], band.get_paths()[0].vertices
+        assert set(edges[:, 1]) == {*part.low, *part.high}, label
     check_png(figure)
 
 
@@ -217,8 +219,9 @@ def test_kernels_of_a_word():
     assert (left.images[0].get_array() == np.array(list(taps.values()))).all()
     assert [label.get_text() for label in left.get_xticklabels()] == ["-2", "-1", "0", "+1", "+2"]
     assert left.get_title() == "Layer 3, head 1: kernels of “can” differ by up to 0.80"
-    assert [bar.get_height() for bar in right.patches] == [0.5, 0.1, 0.1, 0.04, 0.02, 0.2]
-    assert {bar.get_hatch() for bar in right.patches} == {None, "///"}
+    drawn = {line.get_label()[:8]: list(line.get_ydata()) for line in right.lines}
+    assert drawn == {"all kern": [0.5, 0.1], "one word": [0.1, 0.04], "one plac": [0.02, 0.2]}
+    assert len({line.get_marker() for line in right.lines}) == 3
     assert "0.30 of all" in right.get_title() and right.get_yscale() == "log"
     assert [text.get_text()[:3] for text in figure.legends[0].get_texts()] == ["all", "one", "one"]
     assert frame.weight.sum() == pytest.approx(2) and len(frame) == 10
@@ -239,6 +242,13 @@ def test_cost_split_says_where_convolution_pays(name: str, equal: int):
     parts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert parts[1:] == ["feed-forward", "projections", "convolution", "attention"]  # as stacked
     check_png(figure)
+
+
+def test_receptive_fields_mark_no_reach_beyond_the_sentence():
+    figure, _, _ = figures.receptive_fields({"all heads": np.full((5, 6, 6), 1 / 6)}, reach=2)
+    axis = figure.axes[0]
+    marks = {abs(line.get_xdata()[0]) for line in axis.lines if len(line.get_xdata()) == 2}
+    assert marks == {2, 4} and axis.get_xlim()[1] < 6
 
 
 def test_receptive_fields_end_where_the_kernels_do():

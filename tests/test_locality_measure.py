@@ -415,6 +415,18 @@ def test_a_far_head_cannot_be_replaced():
     assert measure.tv_static(far, all_content(20), 19) < 0.6  # position alone says more
 
 
+def test_toeplitz_share_is_what_a_fit_by_offset_explains():
+    matrix, content = draw(9, 9, seed=2), np.arange(9) % 3 != 0
+    places = np.flatnonzero(content)
+    weights = matrix[np.ix_(places, places)].ravel()
+    offsets = np.subtract.outer(places, places).ravel()
+    dummies = (offsets[:, None] == np.unique(offsets)).astype(float)
+    fitted = dummies @ np.linalg.lstsq(dummies, weights, rcond=None)[0]
+    share = 1 - np.var(weights - fitted) / np.var(weights)
+    assert 0.1 < share < 0.9
+    assert measure.toeplitz_share(matrix, content) == pytest.approx(share)
+
+
 def test_toeplitz_share_of_a_constant_has_no_number():
     assert np.isnan(measure.toeplitz_share(np.full((7, 7), 1 / 7), all_content(7)))
     assert measure.toeplitz_share(np.eye(7, k=2) + 0.1, all_content(7)) == pytest.approx(1)

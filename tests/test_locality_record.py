@@ -262,6 +262,27 @@ def test_a_kernel_from_the_token_alone_ignores_its_neighbors():
     assert static.max() == 0
 
 
+def test_swapped_neighbors_by_hand():
+    """One place with one neighbor: the variance over the neighbor's two possible words."""
+    model, ids = make_model(), np.array([3, 7, 9, 4])
+    content, pool = np.array([False, True, True, False]), np.array([20, 30])
+    found = swap_variation(model, ids, content, pool, samples=400)
+    variances = []
+    for place, other in ((1, 2), (2, 1)):
+        taps = []
+        for word in pool:
+            variant = ids.copy()
+            variant[other] = word
+            with paddle.no_grad():
+                mixing = model(paddle.to_tensor(variant[None]), output_mixing=True).mixing
+            taps.append([mixed.kernels.numpy()[0, :, place] for mixed in mixing])
+        # Two equally likely kernels: the variance is a quarter of the squared difference.
+        variances.append(((np.array(taps[0]) - np.array(taps[1])) ** 2).sum(-1) / 4)
+    expected = np.mean(variances, axis=0)
+    assert expected.min() > 1e-5
+    assert np.allclose(found, expected, rtol=0.03)
+
+
 def test_without_attention_nothing_comes_from_further_than_the_kernels_reach():
     model = make_model(conv_kernel_size=3, num_hidden_layers=3)
     ids = np.arange(3, 17)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 
 import numpy as np
@@ -95,6 +96,8 @@ def test_one_toggle_is_its_row_of_the_ranking():
     explorer.rank.click()
     table = explorer.picture.data
     assert len(table) == 8 and (table.change.abs().diff().dropna() <= 0).all()
+    every = {(at, h, f) for at in (1, 2) for h in (1, 2) for f in ("attention", "convolution")}
+    assert set(zip(table.layer, table["head"], table.family, strict=True)) == every
     row = table[(table.layer == 2) & (table["head"] == 2) & (table.family == "convolution")]
     assert row.change.iloc[0] == pytest.approx(change, abs=1e-6)
     ids = np.array(WORDS(TEXT)["input_ids"])
@@ -153,7 +156,9 @@ def test_every_explorer_brings_its_picture(static: bool, monkeypatch):
 def test_svg_takes_its_colors_from_the_page_and_leaves_the_page_alone():
     for explorer in everyone(make_model()):
         svg = explorer._shown.value
-        assert svg.startswith("<svg role=") and "currentColor" in svg and "#010203" not in svg
+        (alt,) = re.findall(r'^<svg role="img" aria-label="([^"]+)"', svg)
+        assert html.unescape(alt) == explorer.picture.alt and re.search(r"\d", alt)
+        assert "currentColor" in svg and "#010203" not in svg
         assert "<style" not in svg and "<metadata" not in svg
         assert not re.findall(r'(?:href|src)="https?:', svg)
         assert "fill: #ffffff" not in svg.split("<defs")[0]  # no white canvas

@@ -15,7 +15,8 @@ import nbformat
 import pytest
 from small_notebooks import HEADER, code, notebook
 
-from convbert import notebooks, runner
+from convbert import ConvBertConfig, ConvBertModel, ConvBertTokenizer, notebooks, runner
+from convbert.data import sources
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -288,6 +289,23 @@ def test_runs_at_smoke(name, tmp_path):
         for picture in shown:
             assert picture["width"] > 100 and picture["height"] > 50, picture
             assert re.search(r"\d", picture["alt"]), picture
+
+
+def test_locality_of_any_checkpoint(tmp_path):
+    """One model in transformers' layout: nothing is pretrained, nothing claimed about models."""
+    folder, text = tmp_path / "checkpoint", sources.find("text").file("valid")
+    words = ConvBertTokenizer.train([text], vocab_size=1000)
+    config = ConvBertConfig.named("convbert-tiny", vocab_size=words.vocab_size, head_ratio=1)
+    ConvBertModel(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    parameters = {"CHECKPOINT": str(folder), "PAIRS": "smoke", "METRIC": "near"}
+    outcome = run("06_head_locality", tmp_path / "out", parameters=parameters, html=False)
+    assert outcome.failure is None, outcome.failure
+    assert not (tmp_path / "out" / "pretraining").exists()
+    claims, records = outcome.content["claims"], outcome.content["records"]
+    assert {"attention_is_not", "kernels_sharpen"}.isdisjoint(claims) and "band" in claims
+    assert 0 < records["attention_loses"]["value"] < 1
+    assert "within one token" in outcome.content["figures"]["distances"]["alt"]
 
 
 @pytest.mark.parametrize(("name", "defect", "claim"), FALSIFICATIONS)

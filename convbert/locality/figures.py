@@ -269,22 +269,17 @@ def kernel_taps(
     left.set_title(f"{place}: kernels of “{name}” differ by up to {spread:.2f}", fontsize=10)
     left.set(xlabel="offset (tokens)", ylabel="context")
     figure.colorbar(image, ax=left, label="weight")
-    layers = np.arange(len(variation))
-    for shift, name, color, hatch in (
-        (-0.27, "all", NULL, None),
-        (0.0, "word", CONVOLUTION, None),
-        (0.27, "swap", "#E0E0E0", "///"),
+    for name, color, marker, what in (
+        ("all", NULL, "o-", "all kernels of the corpus"),
+        ("word", CONVOLUTION, "s--", "one word (C)"),
+        ("swap", "black", "^:", "one place, other neighbors (C_swap)"),
     ):
-        right.bar(layers + shift, variation[name], 0.25, color=color, hatch=hatch, label=name)
-    right.set_xticks(layers, variation.layer)
+        right.plot(variation.layer, variation[name], marker, color=color, label=what)
+    right.set_xticks(variation.layer)
     right.set(xlabel="layer", ylabel="variance of kernels", yscale="log")
     within = float((variation.word / variation["all"]).mean())
     right.set_title(f"one word, other contexts: {within:.2f} of all", fontsize=10)
-    labels = ["all kernels of the corpus", "one word (C)", "one place, other neighbors (C_swap)"]
-    figure.legend(
-        *(right.get_legend_handles_labels()[0], labels),
-        loc="outside lower right", ncols=3, frameon=False, fontsize=8,
-    )  # fmt: skip
+    figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8)
     data = [
         (context, offset, float(row[offset + reach]))
         for context, row in taps.items()
@@ -366,7 +361,7 @@ def receptive_fields(fields: Mapping[str, np.ndarray], reach: int) -> Picture:
             color = shade(layer, layers)
             drawn = np.where(share > 0, share, np.nan)
             axis.semilogy(offsets, drawn, color=color, label=f"layer {layer + 1}")
-            for side in (-1, 1):
+            for side in (-1, 1) if reach * (layer + 1) < n else ():
                 axis.axvline(side * reach * (layer + 1), color=color, ls=":", lw=0.8)
             rows += [
                 {"model": title, "layer": layer + 1, "offset": int(o), "share": float(s)}
