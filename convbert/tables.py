@@ -140,8 +140,8 @@ def results_tables(measured: Mapping[str, Any]) -> str:
 
 def _origin(name: str) -> str:
     """Link the notebook that found something, or name the command."""
-    number, _, rest = name.partition("_")
-    return f"[{number}](notebooks/{name}.ipynb)" if rest else f"`convbert {name}`"
+    number = name.split("_")[0]
+    return f"[{number}](notebooks/{name}.ipynb)" if number.isdigit() else f"`convbert {name}`"
 
 
 def tasks_tables(content: Mapping[str, Any]) -> list[str]:

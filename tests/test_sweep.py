@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from convbert import lab, results
-from convbert.sweep import SweepConfig, report, sweep
+from convbert.sweep import SweepConfig, claim, report, sweep
 from convbert.train import recipes
 
 
@@ -44,6 +44,9 @@ def test_a_question_is_answered_with_models_of_equal_size(tmp_path: Path, capsys
     assert content["finished"] and content["notebook"] == "sweep"
     assert content["records"]["head_ratio_4_loss"]["value"] == [found.mlm_loss[2]]
     assert (tmp_path / "figures" / "sweep" / "variants.png").is_file()
+    left = [path.name for path in (tmp_path / "controlled" / "smoke" / runs[0]).iterdir()]
+    assert sorted(left) == ["final", "log.jsonl", "results.json"]  # no checkpoints of the others
+    assert content["claims"] == {}, "of all questions only"
     capsys.readouterr()
     pd.testing.assert_frame_equal(sweep(config), found)
     assert "comparison: 0 runs to do, 3 found" in capsys.readouterr().out
@@ -62,3 +65,37 @@ def test_losses_and_differences_are_recorded(tmp_path: Path):
     assert "kernel_size_9_gain" not in content["records"], "it is compared with itself"
     alt = content["figures"]["variants"]["alt"]
     assert "kernel size 9 6.50; kernel size 15 6.30. Word frequencies: 7.00" in alt
+
+
+def make_found(light: float = -0.3, dynamic: float = 0.1, seeds: int = 3) -> pd.DataFrame:
+    gains = {"none": -0.3, "light": light, "dynamic": dynamic, "span-based": 0.0}
+    rows = [
+        ("convolution", answer, s, gain + s / 100)
+        for answer, gain in gains.items()
+        for s in range(seeds)
+    ]
+    return pd.DataFrame(rows, columns=["question", "answer", "seed", "gain"])
+
+
+def test_claims_tell_what_is_clear_from_what_is_not(tmp_path: Path):
+    lab.begin("sweep", "cpu", tmp_path)
+    claim(make_found())
+    file = results.path(tmp_path, "cpu", "sweep")
+    claims = json.loads(file.read_text(encoding="utf-8"))["claims"]
+    assert {name: entry["verdict"] for name, entry in claims.items()} == dict.fromkeys(
+        ["sooner_than_none", "sooner_than_light", "no_clear_difference"], "holds"
+    )
+    assert claims["sooner_than_none"]["observed"] == pytest.approx([0.3, 0.29, 0.28])
+    assert claims["no_clear_difference"]["observed"] == pytest.approx(0.11)
+    with pytest.raises(lab.ClaimFailed, match="sooner_than_light"):
+        claim(make_found(light=-0.1))
+    for gain in (0.2, -0.2):
+        with pytest.raises(lab.ClaimFailed, match="no_clear_difference"):
+            claim(make_found(dynamic=gain))
+
+
+def test_two_seeds_claim_nothing(tmp_path: Path):
+    lab.begin("sweep", "cpu", tmp_path)
+    claim(make_found(seeds=2))
+    file = results.path(tmp_path, "cpu", "sweep")
+    assert json.loads(file.read_text(encoding="utf-8"))["claims"] == {}
