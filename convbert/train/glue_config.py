@@ -28,9 +28,8 @@ class GlueConfig:
 
     task_name: str  # a GLUE task such as sst-2, or sample/swap, sample/order
     model_name_or_path: str = "convbert-base"  # published name, or folder with config and weights
-    output_dir: str = (
-        ""  # for log.jsonl, results.json, step-…/, best/, last/; empty: the task's name
-    )
+    # folder for log.jsonl, results.json, step-…/, best/ and last/; empty: the task's name
+    output_dir: str = ""
     model_type: str = "convbert"  # the only one there is
     from_scratch: bool = False  # keep the checkpoint's shape and vocabulary, draw new weights
     train_examples: int = -1  # train on so many randomly chosen examples; -1: all
@@ -52,9 +51,8 @@ class GlueConfig:
     logging_steps: int = RECIPE  # log the loss every so many steps: as save_steps
     save_steps: int = RECIPE  # evaluate, and write checkpoints, every so many: 20 to 1000
     keep_checkpoints: int = 2  # newest checkpoints to keep, at least 2
-    early_stopping_patience: int = (
-        0  # stop after so many evaluations without a better one; 0: never
-    )
+    # stop after so many evaluations without a better one; 0: never
+    early_stopping_patience: int = 0
     num_trials: int = 1  # runs that differ in their seed, in trial-1/ and so on
     resume: bool = False  # continue the newest checkpoint of output_dir, if there is one
     seed: int = RECIPE  # of head, subset, order and dropout: 42, of cola 6666; then +1 a trial

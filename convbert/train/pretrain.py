@@ -25,9 +25,8 @@ class PretrainConfig:
 
     output_dir: str  # folder for log.jsonl, results.json, step-…/, best/ and final/
     model_type: str = "convbert"  # the only choice
-    model_name_or_path: str = (
-        "convbert-small"  # convbert-tiny, -small, -medium-small, -base; or a checkpoint to resume
-    )
+    # convbert-tiny, -small, -medium-small, -base; or a checkpoint to resume
+    model_name_or_path: str = "convbert-small"
     # folder with token shards (of convbert corpus), train.data, or train.txt and valid.txt;
     # empty: text found as the data README says
     input_dir: str = ""
