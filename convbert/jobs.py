@@ -61,7 +61,8 @@ def run(
     running: dict[str, tuple[subprocess.Popen, float]] = {}
     files = {name: Path(logs, f"{name}.txt") for name in commands}
     look = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}"
-    with tqdm(total=100 * len(commands), desc="jobs", bar_format=look) as bar:
+    # Papermill keeps every line that is printed: five a second would fill the page of a long job.
+    with tqdm(total=100 * len(commands), desc="jobs", bar_format=look, mininterval=5) as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:

@@ -197,6 +197,18 @@ def test_a_run_older_than_an_option_had_its_default(finished: Path):
     assert is_found(finished) and not is_found(finished, conv_kernel_size=5)
 
 
+def test_a_start_by_its_published_name_is_never_newer(finished: Path):
+    """There is no such file here; the weights lie elsewhere, or on the hub."""
+    config = PretrainConfig("another/folder", **{**OPTIONS, "seed": 0})
+    assert recipes._is_finished(finished, config, "final", Path("convbert-base/model.safetensors"))
+
+
+def test_steps_are_those_of_the_tiny_model_only():
+    short = recipes.finetuning(lab.SCALES["cpu"], 40)
+    assert (short["max_steps"], short["save_steps"], short["logging_steps"]) == (40, 20, 2)
+    assert recipes.finetuning(lab.SCALES["paper"], 40) == {}
+
+
 @pytest.mark.parametrize("missing", ["results.json", "final/model.safetensors"])
 def test_half_a_run_is_not_found(finished: Path, missing: str):
     (finished / missing).unlink()
