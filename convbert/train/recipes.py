@@ -168,8 +168,8 @@ def answering(scale: Scale) -> dict[str, Any]:
     """Return the options of `convbert squad` at a scale; for the tiny one, as in `finetuning`.
 
     Nearly all passages of the sample fit with their question into 96 tokens. With a lower rate, the
-    tiny model finds the trick of aligning question and passage too late. The published models get the
-    recipe with which ConvBERT-base was fine-tuned on Paddle before.
+    tiny model finds the trick of aligning question and passage too late. The published models get
+    the recipe with which ConvBERT-base was fine-tuned on Paddle before.
     """
     tiny = scale.model == "convbert-tiny"
     return {
