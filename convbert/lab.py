@@ -67,7 +67,7 @@ _TABLE: dict[str, tuple[Any, Any, Any]] = {  # one column per name
     "locality_sentences": (20, 200, 1_000),
     "copy_steps": (50, 100, 400),
     "control_steps": (10, 400, 100_000),
-    "limit_s": (120, 900, 60 * 24 * 3600),
+    "limit_s": (300, 1800, 60 * 24 * 3600),
 }
 _COLUMNS = zip(("smoke", "cpu", "paper"), *_TABLE.values(), strict=True)
 SCALES: Mapping[str, Scale] = MappingProxyType(
