@@ -308,9 +308,15 @@ def test_locality_of_any_checkpoint(tmp_path):
     assert "within one token" in outcome.content["figures"]["distances"]["alt"]
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """An output folder in which later runs find the models that earlier ones trained."""
+    return tmp_path_factory.mktemp("warm")
+
+
 @pytest.mark.parametrize(("name", "defect", "claim"), FALSIFICATIONS)
-def test_a_defect_makes_its_claim_fail(name, defect, claim, tmp_path):
-    outcome = run(name, tmp_path, parameters={"BREAK": defect}, html=False)
+def test_a_defect_makes_its_claim_fail(name, defect, claim, warm):
+    outcome = run(name, warm, parameters={"BREAK": defect}, html=False)
     assert outcome.failure is not None, f"BREAK={defect} went unnoticed"
     assert outcome.failure.claim == claim, outcome.failure
 
@@ -332,8 +338,8 @@ def with_solutions() -> list[str]:
 
 
 @pytest.mark.parametrize("name", with_solutions())
-def test_without_its_solutions_it_does_not_pass(name, tmp_path):
-    outcome = run(name, tmp_path, student=True, html=False)
+def test_without_its_solutions_it_does_not_pass(name, warm):
+    outcome = run(name, warm, student=True, html=False)
     assert outcome.failure is not None, "the check of the exercise passes without an answer"
     nb = notebooks.student_edition(notebooks.read(FOLDER / f"{name}.ipynb"))
     assert "lab.claim(" in nb.cells[outcome.failure.cell - 1].source, "it fails elsewhere"
