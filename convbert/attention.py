@@ -12,6 +12,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from convbert.config import ConvBertConfig
+from convbert.layers import DepthwiseConv1D, Linear, add_bias, truncated_normal
 
 # Added to the scores of padding keys. Large enough that nothing of them is left (Paddle's softmax
 # gives 1e-28 on a CPU), and small enough for float16, which the customary -1e9 overflows.
@@ -26,53 +27,6 @@ class Mixing(NamedTuple):
     kernels: Tensor | None
 
 
-def truncated_normal(std: float) -> nn.initializer.Initializer:
-    """Normal(0, std) cut at two standard deviations, as the authors initialize."""
-    return nn.initializer.TruncatedNormal(0.0, std, -2 * std, 2 * std)
-
-
-class Linear(nn.Linear):
-    """x·W + b with W [in, out], initialized as the authors do.
-
-    On a CPU the bias enters as ones·b: the gradient of b is then a matrix product, where Paddle's
-    gradient of a broadcast addition sums row by row and costs as much as the layer's own products.
-    """
-
-    def __init__(self, size_in: int, size_out: int, std: float | None) -> None:
-        """Make the layer; `std` None means Glorot's uniform initialization."""
-        init = nn.initializer.XavierUniform() if std is None else truncated_normal(std)
-        super().__init__(size_in, size_out, weight_attr=paddle.ParamAttr(initializer=init))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., in] to [..., out]."""
-        return add_bias(paddle.matmul(x, self.weight), self.bias)
-
-
-def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """Add a bias [n] to the last axis of x [..., n]; see `Linear` for why not simply x + bias."""
-    if not x.place.is_cpu_place() or x.stop_gradient:
-        return x + bias
-    rows = paddle.ones([x.size // x.shape[-1], 1], x.dtype)
-    return x + paddle.matmul(rows, bias.unsqueeze(0)).reshape(x.shape)
-
-
-def depthwise(size: int, taps: int) -> nn.Conv1D:
-    """Make a depthwise convolution [B, L, size] -> [B, L, size], `taps` odd.
-
-    A kernel per channel, no bias; zeros at both ends. The kernels start with std 1/k.
-    """
-    return nn.Conv1D(
-        size,
-        size,
-        taps,
-        groups=size,
-        padding=taps // 2,
-        weight_attr=paddle.ParamAttr(initializer=truncated_normal(1 / taps)),
-        bias_attr=False,
-        data_format="NLC",
-    )
-
-
 class SeparableConv1D(nn.Layer):
     """Depthwise, then pointwise convolution over tokens; gives the span key K_s (eq. 4).
 
@@ -82,7 +36,7 @@ class SeparableConv1D(nn.Layer):
     def __init__(self, size_in: int, size_out: int, kernel_size: int, std: float) -> None:
         """Make the layer for odd `kernel_size`."""
         super().__init__()
-        self.depthwise = depthwise(size_in, kernel_size)
+        self.depthwise = DepthwiseConv1D(size_in, kernel_size)
         init = paddle.ParamAttr(initializer=truncated_normal(std))
         self.pointwise = nn.Conv1D(size_in, size_out, 1, weight_attr=init, bias_attr=False)
         self.bias = self.create_parameter([size_out], is_bias=True)
@@ -106,15 +60,38 @@ def expand_kernels(kernels: Tensor) -> Tensor:
     Returns:
         Weights [B, h, L, L]; a row sums to less than 1 where taps leave the sentence.
     """
-    batch, heads, length, taps = kernels.shape
-    # Rows of width L + k, written one after the other and read back in rows of width L + k - 1,
-    # move one column to the right from each row to the next: the taps land on diagonals.
-    zeros = paddle.zeros([batch, heads, length, length], kernels.dtype)
-    rows = paddle.concat([kernels, zeros], -1).flatten(2)  # [B, h, L·(k+L)]
-    band = rows[:, :, : length * (length + taps - 1)]
-    band = band.reshape([batch, heads, length, length + taps - 1])
+    length, taps = kernels.shape[2:]
     reach = (taps - 1) // 2
-    return band[:, :, :, reach : reach + length]  # [B, h, L, L]
+    return padded_band(kernels)[:, :, :, reach : reach + length]
+
+
+def padded_band(kernels: Tensor) -> Tensor:
+    """Write kernels as matrices over a sentence with (k-1)/2 zeros at both ends.
+
+    Args:
+        kernels: taps [B, h, L, k].
+
+    Returns:
+        Weights [B, h, L, L+k-1]: row i holds its taps from column i on, and zeros.
+    """
+    batch, heads, length, taps = kernels.shape
+    # Between the taps of one row and of the next stand L zeros. Written one after the other and
+    # read back in rows of width L + k - 1, each row's taps stand one column further right.
+    zeros = paddle.zeros([batch, heads, length - 1, length], kernels.dtype)
+    later = paddle.concat([zeros, kernels[:, :, 1:]], -1).flatten(2)  # [B, h, (L-1)·(L+k)]
+    rows = paddle.concat([kernels[:, :, 0], later], -1)  # [B, h, L·(L+k-1)]
+    return rows.reshape([batch, heads, length, length + taps - 1])
+
+
+def apply_kernels(kernels: Tensor, values: Tensor) -> Tensor:
+    """Convolve values [B, h, L, D] with a kernel for each position [B, h, L, k] (eq. 2).
+
+    It is `expand_kernels(kernels) @ values`; padding the values spares cutting the band to size.
+    """
+    batch, heads, _, size = values.shape
+    ends = paddle.zeros([batch, heads, kernels.shape[-1] // 2, size], values.dtype)
+    padded = paddle.concat([ends, values, ends], 2)  # [B, h, L+k-1, D]
+    return paddle.matmul(padded_band(kernels), padded)
 
 
 class SpanDynamicConv(nn.Layer):
@@ -138,7 +115,7 @@ class SpanDynamicConv(nn.Layer):
         if self.conv_type == "sdconv":
             self.key_conv_attn_layer = SeparableConv1D(d, size, taps, std)
         if self.conv_type == "depthwise":
-            self.channel_conv = depthwise(size, taps)
+            self.channel_conv = DepthwiseConv1D(size, taps)
         elif self.conv_type == "static":
             init = truncated_normal(std)
             self.static_kernel = self.create_parameter([self.heads, taps], default_initializer=init)
@@ -189,7 +166,7 @@ class SpanDynamicConv(nn.Layer):
         if self.conv_type == "depthwise":
             return self.split_heads(self.channel_conv(values)), None
         kernels = self.kernels(x, query, keep)
-        return paddle.matmul(expand_kernels(kernels), self.split_heads(values)), kernels
+        return apply_kernels(kernels, self.split_heads(values)), kernels
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[B, L, A] -> [B, h, L, D]."""

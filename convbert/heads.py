@@ -12,8 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from convbert.attention import Linear
 from convbert.config import ConvBertConfig
+from convbert.layers import Linear, add_bias
 from convbert.model import ConvBertModel, PretrainedLayer, activation, layer_norm
 
 
@@ -181,7 +181,7 @@ class ConvBertForMaskedLM(PretrainedLayer):
             hidden = paddle.take_along_axis(hidden, positions.unsqueeze(-1), 1)  # [B, N, d]
         table = self.convbert.embeddings.word_embeddings.weight  # [V, e]
         scores = paddle.matmul(self.generator_predictions(hidden), table, transpose_y=True)
-        return scores + self.generator_lm_head_bias
+        return add_bias(scores, self.generator_lm_head_bias)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the positions whose label is not negative."""

@@ -13,15 +13,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from convbert.attention import (
-    MASKED_SCORE,
-    Linear,
-    MixedAttention,
-    Mixing,
-    add_bias,
-    truncated_normal,
-)
+from convbert.attention import MASKED_SCORE, MixedAttention, Mixing
 from convbert.config import ConvBertConfig
+from convbert.layers import Linear, add_bias, truncated_normal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -98,14 +92,14 @@ class ConvBertEmbeddings(nn.Layer):
     ) -> Tensor:
         """Embed tokens [B, L] (or given word embeddings [B, L, e]) as [B, L, e]."""
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        length = words.shape[1]
-        # Missing positions are 0 … L-1, missing token types 0: slices of the tables, broadcast.
-        positions = self.position_embeddings.weight[:length].unsqueeze(0)  # [1, L, e]
-        if position_ids is not None:
-            positions = self.position_embeddings(position_ids)
-        types = self.token_type_embeddings.weight[:1].unsqueeze(0)  # [1, 1, e]
-        if token_type_ids is not None:
-            types = self.token_type_embeddings(token_type_ids)
+        batch, length = words.shape[:2]
+        # Looked up for every sequence: the gradient of a broadcast row is slow on a CPU.
+        if position_ids is None:
+            position_ids = paddle.arange(length).expand([batch, length])
+        if token_type_ids is None:
+            token_type_ids = paddle.zeros([batch, length], "int64")
+        positions = self.position_embeddings(position_ids)  # [B, L, e]
+        types = self.token_type_embeddings(token_type_ids)  # [B, L, e]
         return self.dropout(self.layer_norm(words + positions + types))
 
 

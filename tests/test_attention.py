@@ -12,10 +12,9 @@ from support import randomize, small_config
 
 from convbert.attention import (
     MASKED_SCORE,
-    Linear,
     MixedAttention,
     SeparableConv1D,
-    add_bias,
+    apply_kernels,
     expand_kernels,
 )
 from convbert.config import CONV_TYPES, ConvBertConfig
@@ -174,6 +173,20 @@ def test_the_band_equals_unfold():
     np.testing.assert_allclose(ours.numpy(), expected.numpy(), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("length", [1, 2, 10])
+def test_convolving_is_the_band_times_the_values_also_backward(length: int):
+    rng = np.random.default_rng(0)
+    kernels, values, g = (rng.normal(size=(2, 3, length, last)) for last in (5, 4, 4))
+    found = []
+    for product in (apply_kernels, lambda taps, x: paddle.matmul(expand_kernels(taps), x)):
+        given = [paddle.to_tensor(x, stop_gradient=False) for x in (kernels, values)]
+        output = product(*given)
+        (output * paddle.to_tensor(g)).sum().backward()
+        found.append([output.numpy(), *(x.grad.numpy() for x in given)])
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-14)
+
+
 def test_the_band_carries_gradients():
     """The gradient of sum(band·G) with respect to a tap is G at the tap's place, 0 outside."""
     kernels = paddle.ones([1, 2, 6, 5])
@@ -321,47 +334,3 @@ def test_the_span_key_is_two_convolutions_without_activation():
     for j in range(3):
         expected += padded[:, j : j + 5] * filters[:, 0, j] @ mix[:, :, 0].T
     np.testing.assert_allclose(layer(x).numpy(), expected + bias, atol=1e-12)
-
-
-# --- Linear and its bias --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (2, 3, 5, 4)])
-def test_linear_equals_plain_operations_with_gradients(shape: tuple[int, ...]):
-    rng = np.random.default_rng(0)
-    x, g = rng.normal(size=shape), rng.normal(size=(*shape[:-1], 7))
-    layer = randomize(Linear(4, 7, None)).to(dtype="float64")
-    weight, bias = layer.weight.numpy(), layer.bias.numpy()
-    given = paddle.to_tensor(x, stop_gradient=False)
-    output = layer(given)
-    (output * paddle.to_tensor(g)).sum().backward()
-    np.testing.assert_allclose(output.numpy(), x @ weight + bias, atol=1e-12)
-    np.testing.assert_allclose(given.grad.numpy(), g @ weight.T, atol=1e-12)
-    flat = g.reshape(-1, 7)
-    np.testing.assert_allclose(layer.weight.grad.numpy(), x.reshape(-1, 4).T @ flat, atol=1e-12)
-    np.testing.assert_allclose(layer.bias.grad.numpy(), flat.sum(0), atol=1e-12)
-
-
-def test_add_bias_gradient_by_differences():
-    rng = np.random.default_rng(0)
-    x, bias, g = rng.normal(size=(2, 3, 5)), rng.normal(size=5), rng.normal(size=(2, 3, 5))
-
-    def value(b: np.ndarray) -> float:
-        return float((np.tanh(x + b) * g).sum())
-
-    given, b = (paddle.to_tensor(v, stop_gradient=False) for v in (x, bias))
-    (paddle.tanh(add_bias(given, b)) * paddle.to_tensor(g)).sum().backward()
-    steps = np.eye(5) * 1e-6
-    differences = [(value(bias + step) - value(bias - step)) / 2e-6 for step in steps]
-    np.testing.assert_allclose(b.grad.numpy(), differences, rtol=1e-7)
-
-
-@pytest.mark.parametrize("grad", [True, False])
-def test_add_bias_is_an_addition_with_and_without_gradients(grad: bool):
-    rng = np.random.default_rng(0)
-    x = paddle.to_tensor(rng.normal(size=(2, 3, 5)), "float32", stop_gradient=not grad)
-    bias = paddle.to_tensor(rng.normal(size=5), "float32", stop_gradient=False)
-    total = add_bias(x, bias)
-    assert np.array_equal(total.numpy(), x.numpy() + bias.numpy())
-    total.sum().backward()  # the bias learns also when its input does not
-    np.testing.assert_allclose(bias.grad.numpy(), 6)

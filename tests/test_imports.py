@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up: a module imports from lower rows and from its own package; above the models,
 # where parts of one row build on each other, also from its own row, but never in a circle.
 TIERS = (
-    {"config", "runtime"},
+    {"config", "runtime", "layers"},
     {"attention", "tokenizer"},
     {"model"},
     {"heads"},
