@@ -48,6 +48,12 @@ COMMANDS = {
         "TasksConfig",
         "run",
     ),
+    "search": Command(
+        "look for a GLUE task on which pretraining helps the tiny model",
+        "convbert.train.search",
+        "SearchConfig",
+        "search",
+    ),
     "convert": Command(
         "rewrite weights for transformers or PaddleNLP",
         "convbert.weights.convert",

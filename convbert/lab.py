@@ -133,19 +133,7 @@ def begin(
     _check_name("notebook", notebook)
     if break_ and break_ not in breaks:
         raise ValueError(f"BREAK={break_!r}: {notebook} knows {', '.join(breaks) or 'none'}")
-    content: dict[str, Any] = {
-        "notebook": notebook,
-        "scale": row.name,
-        "broken": break_,
-        "finished": False,  # the runner says so once every cell has run
-        "seconds": 0.0,
-        **results.environment(),
-        "versions": results.versions(),
-        "commit": results.commit(),
-        "records": {},
-        "claims": {},
-        "figures": {},
-    }
+    content = results.blank(notebook, row.name, break_)  # the runner says when it is finished
     _run = _Run(row, notebook, results.output_root(output_dir, break_), time.monotonic(), content)
     _save()
     _set_display_defaults()

@@ -29,6 +29,29 @@ def output_root(output_dir: str | os.PathLike[str], break_: str = "") -> Path:
     return Path(output_dir) / "broken" / break_ if break_ else Path(output_dir)
 
 
+def blank(notebook: str, scale: str, broken: str = "") -> dict[str, Any]:
+    """Return the content of a results file before anything is found.
+
+    Args:
+        notebook: or command; names the file.
+        scale: smoke, cpu or paper.
+        broken: name of a deliberate defect; "" for an honest run.
+    """
+    return {
+        "notebook": notebook,
+        "scale": scale,
+        "broken": broken,
+        "finished": False,
+        "seconds": 0.0,
+        **environment(),
+        "versions": versions(),
+        "commit": commit(),
+        "records": {},
+        "claims": {},
+        "figures": {},
+    }
+
+
 def path(root: str | os.PathLike[str], scale: str, notebook: str) -> Path:
     """Return the results file of a notebook."""
     return Path(root) / "data" / "results" / scale / f"{notebook}.json"

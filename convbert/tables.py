@@ -16,10 +16,10 @@ from typing import Any
 from convbert import notebooks, results
 from convbert import quoted as quoted_results
 from convbert.lab import SCALES
+from convbert.train import recipes
 
 _RESULTS_SCALE = "cpu"  # whose claims the README shows
-_TASKS = "glue_tasks"  # results file of `convbert tasks`
-_STARTS = ("pretrained", "scratch")
+_TASKS, _SEARCH = "glue_tasks", "glue_search"  # results files of `convbert tasks` and `search`
 _MAP_SCALES = ("smoke", "cpu")  # whose times the README shows
 _QUESTION = re.compile(r"^\*\*Question[.:]?\*\*[.:]?\s*(?P<text>\S.*)$", re.MULTILINE)
 
@@ -128,13 +128,15 @@ def results_tables(measured: Mapping[str, Any]) -> str:
             verdict = claim["verdict"]
             own.append([number, claim["text"], shown, *limits, seeds, claim["kind"], verdict])
     head = ["notebook", "claim", "observed", "null", "bound", "seeds", "kind", "verdict"]
-    runs = [content for name, content in measured.items() if name != _TASKS]
+    runs = [content for name, content in measured.items() if name not in (_TASKS, _SEARCH)]
     parts = [_measured_on(runs), _table(head, own)] if runs else []
     if quoted:
         parts.append("Quoted, not measured here:")
         parts.append(_table(["notebook", "statement", "value", "source"], quoted))
     if _TASKS in measured:
         parts += tasks_tables(measured[_TASKS])
+    if _SEARCH in measured:
+        parts += search_tables(measured[_SEARCH])
     return "\n\n".join(parts)
 
 
@@ -149,7 +151,9 @@ def tasks_tables(content: Mapping[str, Any]) -> list[str]:
     rows, quotations = [], []
     tasks = content["records"]["tasks"]["value"]
     for task, found in tasks.items():
-        scores = [results.format_value(found.get(start, ""), average=True) for start in _STARTS]
+        scores = [
+            results.format_value(found.get(start, ""), average=True) for start in recipes.STARTS
+        ]
         nulls = (f"{name} {value:.3f}" for name, value in found["baselines"].items())
         seeds, steps = (found[key] for key in ("seeds", "steps"))
         rows.append([task, found["metric"], *scores, "; ".join(nulls), str(seeds), steps])
@@ -174,6 +178,33 @@ def tasks_tables(content: Mapping[str, Any]) -> list[str]:
         "Quoted, other people's results with the published sizes, in percent:",
         _table(["who", "data", *tasks, "source"], quotations),
     ]
+
+
+def search_tables(content: Mapping[str, Any]) -> list[str]:
+    """Write what `convbert search` tried, and whether the best of it was confirmed."""
+    records = content["records"]
+    trials, confirmed = records["trials"]["value"], records["confirmed"]["value"]
+    head = ["task", "metric", "tried", "pretrained", "new weights", "gain", "seeds"]
+    note = (
+        "Is there a GLUE task on which pretraining helps the tiny model? Every trial is measured "
+        "at its last step on training examples that were set apart, mean ± deviation over seeds. "
+        f"{_measured_on([content], 'search')} {records['processor']['value']:.0f} minutes of "
+        "processor time in all."
+    )
+    parts = [note, _table(head, [_search_row(row) for row in trials])]
+    if confirmed is None:
+        return [*parts, "No trial was ahead with every seed, so none was tried again on dev."]
+    again = "The one whose smallest gain is largest, again: other seeds, on the dev set"
+    return [*parts, f"{again}, which no trial has seen.", _table(head, [_search_row(confirmed)])]
+
+
+def _search_row(row: Mapping[str, Any]) -> list[Any]:
+    shown = [_mean(row[name]) for name in (*recipes.STARTS, "gain")]
+    return [row["task"], row["metric"], row["trial"], *shown, str(row["seeds"])]
+
+
+def _mean(values: Any) -> str:
+    return results.format_value(values, average=True)
 
 
 def notebook_map(root: Path, measured: Mapping[str, Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -446,10 +447,28 @@ def test_a_subset_is_drawn_by_the_seed(checkpoint: Path, tmp_path: Path, capsys,
     for seed in (0, 0, 1):
         config = options(checkpoint, tmp_path, train_examples=16, max_steps=1, seed=seed)
         glue.finetune(config)
-        assert "sst-2: 16 training and 60 dev examples" in capsys.readouterr().out
+        assert "sst-2: 16 training examples, 60 dev" in capsys.readouterr().out
     glue.finetune(options(checkpoint, tmp_path, train_examples=1000, max_steps=1))
     assert seen[0] == seen[1] != seen[2]
     assert set(seen[0]) < set(seen[3]) and len(seen[3]) == 97
+
+
+def test_examples_are_set_apart_from_training(checkpoint: Path, tmp_path: Path):
+    """The same for all seeds and subsets, and never trained on; dev is left alone."""
+    everything = glue.read_data(options(checkpoint, tmp_path))
+    apart = []
+    for seed, subset in ((1, -1), (2, 16)):
+        given = options(checkpoint, tmp_path, seed=seed, train_examples=subset)
+        data = glue.read_data(replace(given, validation_examples=20))
+        assert len(data.train) == (subset if subset > 0 else len(everything.train) - 20)
+        apart.append(data.dev)
+    assert apart[0] == apart[1] and len(apart[0]) == 20
+    first = glue.read_data(replace(options(checkpoint, tmp_path), validation_examples=20))
+    assert Counter(first.train + first.dev) == Counter(everything.train)
+    assert first.note.startswith(f"sst-2: {len(first.train)} training examples, 20 set apart")
+    too_many = replace(options(checkpoint, tmp_path), validation_examples=len(everything.train))
+    with pytest.raises(ValueError, match="cannot be set apart"):
+        glue.read_data(too_many)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class Data(NamedTuple):
     """The examples of a run."""
 
     train: list[glue.Example]
-    dev: list[glue.Example]
+    dev: list[glue.Example]  # or training examples that were set apart
     dev_mismatched: list[glue.Example]  # mnli only
     note: str  # what they are
 
@@ -107,12 +107,16 @@ def read_data(config: GlueConfig) -> Data:
     splits = ["train", *glue.resolve_splits(task, "dev")]
     source = sources.find(task, splits, allow_sample=False)
     train, dev, *rest = (glue.read(source, task, split) for split in splits)
+    measured_on = "dev"
+    if config.validation_examples:
+        train, dev = glue.set_apart(train, config.validation_examples)
+        rest, measured_on = [], "set apart"
     if config.train_examples > 0:
         chosen = corpus.generator(config.seed).permutation(len(train))[: config.train_examples]
         train = [train[i] for i in chosen]
     if config.double_unordered:
         train += [glue.Example(e.text_b or "", e.text_a, e.label) for e in train]
-    note = f"{task}: {len(train)} training and {len(dev)} dev examples"
+    note = f"{task}: {len(train)} training examples, {len(dev)} {measured_on}"
     if rest:
         note += f", {len(rest[0])} mismatched"
     files = {split: glue.find_file(source, task, split) for split in splits}

@@ -32,6 +32,8 @@ class GlueConfig:
     output_dir: str = ""
     model_type: str = "convbert"  # the only one there is
     from_scratch: bool = False  # keep the checkpoint's shape and vocabulary, draw new weights
+    # measure on so many training examples, set apart, instead of on dev; 0: on dev
+    validation_examples: int = 0
     train_examples: int = -1  # train on so many randomly chosen examples; -1: all
     double_unordered: bool = False  # mrpc and sts-b: train on each pair in both orders
     max_seq_length: int = 128  # longer inputs are truncated
@@ -144,7 +146,13 @@ def check(config: GlueConfig) -> None:
     ):
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name}={getattr(config, name)}: must be positive")
-    for name in ("weight_decay", "max_grad_norm", "warmup_steps", "early_stopping_patience"):
+    for name in (
+        "weight_decay",
+        "max_grad_norm",
+        "warmup_steps",
+        "early_stopping_patience",
+        "validation_examples",
+    ):
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"{name}={getattr(config, name)}: must not be negative")
     if not 0 <= config.warmup_proportion <= 1:

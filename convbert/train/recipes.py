@@ -16,6 +16,7 @@ from convbert.data.sources import Source
 from convbert.lab import Scale
 
 Key = TypeVar("Key", bound=tuple)
+STARTS = ("pretrained", "scratch")  # a model to fine-tune, and its twin with new weights
 # What shapes that are compared may differ in; options of `convbert pretrain`.
 _SHAPE = ("conv_type", "conv_kernel_size", "head_ratio", "intermediate_size")
 
@@ -229,6 +230,7 @@ def finetuned(
     tasks: Sequence[str],
     starts: Mapping[int, str | Path],
     steps: int = 0,
+    **overrides: Any,
 ) -> dict[tuple[str, str, int], Path]:
     """Fine-tune every pretrained model, a tiny one's twin from scratch as well, on every task.
 
@@ -240,6 +242,7 @@ def finetuned(
         tasks: names of tasks.
         starts: seed -> folder of a pretrained model.
         steps: the tiny model's updates; 0: those of the scale.
+        **overrides: options that differ from the recipe.
 
     Returns:
         (task, "pretrained" or "scratch", seed) -> folder of the run.
@@ -247,8 +250,8 @@ def finetuned(
     from convbert.train.glue import GlueConfig  # brings Paddle, so not before it is needed
 
     root = Path(output_dir, "finetuning", scale.name)
-    kinds = ("pretrained", "scratch") if scale.model == "convbert-tiny" else ("pretrained",)
-    options = finetuning(scale, steps)
+    kinds = STARTS if scale.model == "convbert-tiny" else STARTS[:1]
+    options = finetuning(scale, steps) | overrides
     wanted = {
         (task, start, seed): options | {"task_name": task} | _start(start, seed, starts)
         for task, start, seed in itertools.product(tasks, kinds, starts)
@@ -261,7 +264,7 @@ def answered(
     output_dir: str | Path,
     source: Source,
     starts: Mapping[int, str | Path],
-    kinds: Sequence[str] = ("pretrained", "scratch"),
+    kinds: Sequence[str] = STARTS,
     **overrides: Any,
 ) -> dict[tuple[str, int], Path]:
     """Train every pretrained model, and its twin from scratch, to mark answers in passages.

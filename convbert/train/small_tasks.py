@@ -44,11 +44,7 @@ def run(config: TasksConfig) -> dict[str, Any]:
         FileNotFoundError: the files of a task are not found; nothing is trained then.
     """
     started, scale = time.monotonic(), lab.scale_row(config.scale)
-    tasks = [name.strip() for name in config.tasks.split(",")]
-    for task in tasks:
-        if task not in glue.TASKS or "train" not in glue.TASKS[task].splits:
-            raise ValueError(f"tasks={config.tasks!r}: {task!r} is no task to train on")
-    found = {task: sources.find(task, allow_sample=False) for task in tasks}
+    found = find_tasks(config.tasks)
     seeds = list(range(config.seed, config.seed + scale.seeds))
     if config.model:
         starts: dict[int, str | Path] = {seed: config.model for seed in seeds}
@@ -56,21 +52,11 @@ def run(config: TasksConfig) -> dict[str, Any]:
         made = recipes.checkpoints(scale, config.output_dir, seeds)
         starts = {seed: folder / "final" for seed, folder in made.items()}
     steps = config.steps or scale.finetune_steps // 2
-    runs = recipes.finetuned(scale, config.output_dir, tasks, starts, steps)
-    rows = {task: _row(task, found[task], runs, scale) for task in tasks}
-    content = {
-        "notebook": NAME,
-        "scale": scale.name,
-        "broken": "",
-        "finished": True,
-        "seconds": round(time.monotonic() - started, 1),
-        **results.environment(),
-        "versions": results.versions(),
-        "commit": results.commit(),
-        "records": {"tasks": {"value": rows, "unit": "on dev, last step", "seeds": None}},
-        "claims": {},
-        "figures": {},
-    }
+    runs = recipes.finetuned(scale, config.output_dir, list(found), starts, steps)
+    rows = {task: _row(task, found[task], runs, scale) for task in found}
+    records = {"tasks": {"value": rows, "unit": "on dev, last step", "seeds": None}}
+    content = results.blank(NAME, scale.name) | {"finished": True, "records": records}
+    content["seconds"] = round(time.monotonic() - started, 1)
     file = results.path(config.output_dir, scale.name, NAME)
     results.write_json(file, content)
     for task, row in rows.items():
@@ -78,6 +64,20 @@ def run(config: TasksConfig) -> dict[str, Any]:
         print(f"{task} ({row['metric']}): {', '.join(shown)}; {row['baselines']}")
     print(f"wrote {file}")
     return content
+
+
+def find_tasks(names: str) -> dict[str, sources.Source]:
+    """Return where the files of each task are; `names` are separated by commas.
+
+    Raises:
+        ValueError: there is no such task, or nothing to train on in it.
+        FileNotFoundError: the files of a task are not found.
+    """
+    tasks = [name.strip().lower() for name in names.split(",")]
+    for task in tasks:
+        if task not in glue.TASKS or "train" not in glue.TASKS[task].splits:
+            raise ValueError(f"tasks={names!r}: {task!r} is no task to train on")
+    return {task: sources.find(task, allow_sample=False) for task in tasks}
 
 
 def _row(task: str, source: sources.Source, runs: dict, scale: lab.Scale) -> dict[str, Any]:
