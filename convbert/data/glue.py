@@ -12,8 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     from convbert.data.sources import Source
 
@@ -268,20 +266,6 @@ def read(
         raise ValueError(message)
     warnings.warn(message, stacklevel=2)
     return examples
-
-
-def set_apart(train: list[Example], count: int) -> tuple[list[Example], list[Example]]:
-    """Split training examples into those to train on, and `count` others to measure on.
-
-    Always the same ones, so that whatever else is made of the training set can leave them out.
-
-    Raises:
-        ValueError: nothing would be left to train on.
-    """
-    if not 0 < count < len(train):
-        raise ValueError(f"{count} of {len(train)} training examples cannot be set apart")
-    order = np.random.default_rng(0).permutation(len(train)).tolist()
-    return [train[i] for i in sorted(order[count:])], [train[i] for i in order[:count]]
 
 
 def find_file(source: Source | str | os.PathLike, task: str, split: str) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 
 from convbert import runtime
-from convbert.data import corpus, glue, sources
+from convbert.data import corpus, glue, held_out, sources
 from convbert.heads import ConvBertForSequenceClassification
 from convbert.metrics import glue as metrics
 from convbert.results import write_json
@@ -109,7 +109,7 @@ def read_data(config: GlueConfig) -> Data:
     train, dev, *rest = (glue.read(source, task, split) for split in splits)
     measured_on = "dev"
     if config.validation_examples:
-        train, dev = glue.set_apart(train, config.validation_examples)
+        train, dev = held_out.set_apart(train, config.validation_examples)
         rest, measured_on = [], "set apart"
     if config.train_examples > 0:
         chosen = corpus.generator(config.seed).permutation(len(train))[: config.train_examples]

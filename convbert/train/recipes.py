@@ -176,7 +176,7 @@ def answering(scale: Scale) -> dict[str, Any]:
     return {
         "do_train": True,
         "do_predict": True,
-        "max_steps": 5 * scale.finetune_steps // 4 if tiny else -1,
+        "max_steps": 7 * scale.finetune_steps // 4 if tiny else -1,
         "train_examples": scale.finetune_examples,
         "max_seq_length": 96 if tiny else 512,
         "batch_size": 32 if tiny else 16,

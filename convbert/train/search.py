@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convbert import lab, results
-from convbert.data import glue, sources
+from convbert.data import glue, held_out, sources
 from convbert.lab import Scale
 from convbert.train import recipes, small_tasks
 
@@ -27,18 +27,14 @@ NAME = "glue_search"  # of the results file
 class Trial(NamedTuple):
     """What is done differently, in the hope that pretraining then matters."""
 
-    own_text: bool  # pretrain on the tasks' own sentences, too, and longer; or on the sample only
-    objective: str  # of pretraining
+    in_domain: bool  # pretrain longer, on the tasks' own sentences, too; see `_pretrain`
     labels: int  # training examples of the task, at most
-    updates: int  # of fine-tuning
-    rate: float  # peak learning rate of fine-tuning
 
 
 TRIALS: Mapping[str, Trial] = {
-    "longer, at a higher rate": Trial(False, "electra", 8_000, 200, 3e-3),
-    "few labels": Trial(False, "electra", 500, 100, 1e-3),
-    "in-domain text": Trial(True, "electra", 8_000, 100, 1e-3),
-    "in-domain text, masked words": Trial(True, "mlm", 8_000, 100, 1e-3),
+    "few labels": Trial(False, 500),
+    "in-domain text, longer": Trial(True, 8_000),
+    "in-domain text, longer; few labels": Trial(True, 500),
 }
 
 
@@ -67,21 +63,13 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if scale.model != "convbert-tiny":
         raise ValueError(f"scale={config.scale!r}: the search is for the tiny model, smoke or cpu")
     found = small_tasks.find_tasks(config.tasks)
-    tasks = list(found)
     seeds = range(config.seed, config.seed + scale.seeds)
-    root = Path(config.output_dir, "search", scale.name)
-    apart = config.validation_examples
-    write_text(root / "text", found, apart)
-    rows = []
-    for name, trial in TRIALS.items():
-        ends = _ends(scale, config.output_dir, name, tasks, seeds, apart)
-        rows += [_row(task, name, trial, seeds, *ends[task]) for task in tasks]
-    best = max(rows, key=lambda row: min(row["gain"]))
-    confirmed = None
-    if min(best["gain"]) > 0:
-        new, task = range(seeds.stop, seeds.stop + scale.seeds), best["task"]
-        ends = _ends(scale, config.output_dir, best["trial"], [task], new, 0)
-        confirmed = _row(task, best["trial"], TRIALS[best["trial"]], new, *ends[task])
+    write_text(_root(config, scale) / "text", found, config.validation_examples)
+    rows = [row for name in TRIALS for row in _try(config, scale, name, list(found), seeds)]
+    best, confirmed = choose(rows), None
+    if best:
+        new = range(seeds.stop, seeds.stop + scale.seeds)
+        (confirmed,) = _try(config, scale, best["trial"], [best["task"]], new, on_dev=True)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     minutes = round((children.ru_utime + children.ru_stime) / 60, 1)
     records = {
@@ -102,6 +90,12 @@ def search(config: SearchConfig) -> dict[str, Any]:
     return content
 
 
+def choose(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the trial whose smallest gain over seeds is the largest; None if that is no gain."""
+    best = max(rows, key=lambda row: min(row["gain"]))
+    return best if min(best["gain"]) > 0 else None
+
+
 def write_text(folder: Path, found: Mapping[str, sources.Source], apart: int) -> None:
     """Write the sentences of tasks, without labels, and the sample's text behind them.
 
@@ -112,82 +106,76 @@ def write_text(folder: Path, found: Mapping[str, sources.Source], apart: int) ->
         found: where each task's files are. Dev and test sets are not used.
         apart: how many training examples of each task are left out.
     """
-    documents: list[str] = []
+    documents: list[list[str]] = []
     for task, source in found.items():
-        train, _ = glue.set_apart(glue.read(source, task, "train"), apart)
-        pairs = [f"{each.text_a}\n{each.text_b}" for each in train if each.text_b is not None]
-        single = list(dict.fromkeys(each.text_a for each in train if each.text_b is None))
-        documents += pairs
-        documents += ["\n".join(single[i : i + 20]) for i in range(0, len(single), 20)]
+        train, _ = held_out.set_apart(glue.read(source, task, "train"), apart)
+        whole = [train[i] for i in held_out.find_whole(train)]
+        single = [each.text_a for each in whole if each.text_b is None]
+        documents += [[each.text_a, each.text_b] for each in whole if each.text_b is not None]
+        documents += [single[i : i + 20] for i in range(0, len(single), 20)]
     order = np.random.default_rng(0).permutation(len(documents))
+    own = "".join("\n".join(documents[i]) + "\n\n" for i in order)
     sample = sources.find("sample/text").path
-    texts = {
-        "train.txt": "\n\n".join([*(documents[i] for i in order), _read(sample / "train.txt")]),
-        "valid.txt": _read(sample / "valid.txt"),
-    }
-    for name, text in texts.items():
-        results.write_atomically(folder / name, text.encode())
+    for name, before in (("train.txt", own), ("valid.txt", "")):
+        text = before.encode() + (sample / name).read_bytes()
+        results.write_atomically(folder / name, text)
 
 
-def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8")
+def _root(config: SearchConfig, scale: Scale) -> Path:
+    return Path(config.output_dir, "search", scale.name)
 
 
-def _ends(
-    scale: Scale, output_dir: str, name: str, tasks: Sequence[str], seeds: Sequence[int], apart: int
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Return each task's values by seed, of pretrained models and of their twins.
-
-    Args:
-        scale: gives recipes.
-        output_dir: receives the runs.
-        name: of the trial.
-        tasks: names.
-        seeds: one pretrained model and one twin each.
-        apart: training examples to measure on; 0: measure on dev.
-    """
-    trial, root = TRIALS[name], Path(output_dir, "search", scale.name)
-    if trial.own_text:
-        longer = {"input_dir": str(root / "text"), "max_steps": 3 * scale.pretrain_steps // 2}
-        if trial.objective == "mlm":  # one network, which takes larger steps
-            longer |= {"objective": "mlm", "learning_rate": 2e-3}
-        made = recipes.checkpoints(scale, root / trial.objective, seeds, **longer)
-    else:
-        made = recipes.checkpoints(scale, output_dir, seeds)
+def _try(
+    config: SearchConfig,
+    scale: Scale,
+    name: str,
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    on_dev: bool = False,
+) -> list[dict[str, Any]]:
+    """Make a trial on some tasks, with each seed once pretrained and once from new weights."""
+    trial, apart = TRIALS[name], 0 if on_dev else config.validation_examples
     runs = recipes.finetuned(
         scale,
-        root / name.replace(",", "").replace(" ", "-") / ("apart" if apart else "dev"),
+        _root(config, scale) / f"{trial.labels}-{'in-domain' if trial.in_domain else 'sample'}",
         tasks,
-        {seed: folder / "final" for seed, folder in made.items()},
-        trial.updates if scale.name == "cpu" else 0,
-        learning_rate=trial.rate,
+        _pretrain(config, scale, trial, seeds),
+        scale.finetune_steps // 2,
         train_examples=min(trial.labels, scale.finetune_examples),
         validation_examples=apart,
     )
-    metric = {task: glue.TASKS[task].metrics[0] for task in tasks}
-    ends = {run: recipes.results(folder)["last"][metric[run[0]]] for run, folder in runs.items()}
-    return {
-        task: tuple([ends[task, start, seed] for seed in seeds] for start in recipes.STARTS)  # type: ignore[misc]
-        for task in tasks
-    }
+    rows = []
+    for task in tasks:
+        metric = glue.TASKS[task].metrics[0]
+        pretrained, scratch = (
+            [recipes.results(runs[task, start, seed])["last"][metric] for seed in seeds]
+            for start in recipes.STARTS
+        )
+        gain = [ours - new for ours, new in zip(pretrained, scratch, strict=True)]
+        row = {"task": task, "metric": metric, "trial": name, "seeds": list(seeds)}
+        rows.append(row | {"pretrained": pretrained, "scratch": scratch, "gain": gain})
+    return rows
 
 
-def _row(
-    task: str,
-    name: str,
-    trial: Trial,
-    seeds: Sequence[int],
-    pretrained: Sequence[float],
-    scratch: Sequence[float],
-) -> dict[str, Any]:
-    """Return what a trial found on a task."""
-    return {
-        "task": task,
-        "metric": glue.TASKS[task].metrics[0],
-        "trial": name,
-        **trial._asdict(),
-        "seeds": list(seeds),
-        "pretrained": list(pretrained),
-        "scratch": list(scratch),
-        "gain": [with_text - new for with_text, new in zip(pretrained, scratch, strict=True)],
-    }
+def _pretrain(
+    config: SearchConfig, scale: Scale, trial: Trial, seeds: Sequence[int]
+) -> dict[int, Path]:
+    """Return the pretrained model of each seed.
+
+    On the sample it is the one that notebook 04 starts from. In-domain it learns masked words
+    (one network, no discriminator: updates cost less, and the rate can be higher), three times
+    as many updates on about three times as much text.
+    """
+    options: dict[str, Any] = {}
+    output = Path(config.output_dir)
+    if trial.in_domain:
+        output = _root(config, scale)
+        options = {
+            "input_dir": str(output / "text"),
+            "objective": "mlm",
+            "learning_rate": 2e-3,
+            "max_steps": 3 * scale.pretrain_steps,
+            "warmup_steps": 3 * scale.pretrain_steps // 10,
+        }
+    made = recipes.checkpoints(scale, output, seeds, **options)
+    return {seed: folder / "final" for seed, folder in made.items()}
