@@ -83,7 +83,7 @@ def test_trials_are_measured_apart_and_the_best_again_on_dev(data: Path, monkeyp
             assert row[start] == [end["last"]["accuracy"]]
         assert row["gain"] == [row["pretrained"][0] - row["scratch"][0]]
     made = json.loads((data / "search/smoke/pretraining/smoke/seed-5/results.json").read_text())
-    assert made["options"]["objective"] == "mlm" and made["steps"] == 60
+    assert made["options"]["objective"] == "mlm" and made["steps"] == 40
     tables_of = tables.results_tables({search.NAME: content})
     assert "| sst-2 | accuracy | own |" in tables_of and "on the dev set" in tables_of
 

@@ -163,8 +163,8 @@ def _pretrain(
     """Return the pretrained model of each seed.
 
     On the sample it is the one that notebook 04 starts from. In-domain it learns masked words
-    (one network, no discriminator: updates cost less, and the rate can be higher), three times
-    as many updates on about three times as much text.
+    (one network, no discriminator: updates cost less, and the rate can be higher), twice as many
+    updates on about twice as much text.
     """
     options: dict[str, Any] = {}
     output = Path(config.output_dir)
@@ -174,8 +174,8 @@ def _pretrain(
             "input_dir": str(output / "text"),
             "objective": "mlm",
             "learning_rate": 2e-3,
-            "max_steps": 3 * scale.pretrain_steps,
-            "warmup_steps": 3 * scale.pretrain_steps // 10,
+            "max_steps": 2 * scale.pretrain_steps,
+            "warmup_steps": scale.pretrain_steps // 5,
         }
     made = recipes.checkpoints(scale, output, seeds, **options)
     return {seed: folder / "final" for seed, folder in made.items()}
