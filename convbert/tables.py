@@ -188,8 +188,7 @@ def search_tables(content: Mapping[str, Any]) -> list[str]:
     note = (
         "Is there a GLUE task on which pretraining helps the tiny model? Every trial is measured "
         "at its last step on training examples that were set apart, mean ± deviation over seeds. "
-        f"{_measured_on([content], 'search')} {records['processor']['value']:.0f} minutes of "
-        "processor time in all."
+        f"{_measured_on([content], 'search')}"
     )
     parts = [note, _table(head, [_search_row(row) for row in trials])]
     if confirmed is None:

@@ -67,7 +67,6 @@ def test_trials_are_measured_apart_and_the_best_again_on_dev(data: Path, monkeyp
     trials, confirmed = (content["records"][name]["value"] for name in ("trials", "confirmed"))
     assert [(row["trial"], row["seeds"]) for row in trials] == [("few", [5]), ("own", [5])]
     assert (confirmed["trial"], confirmed["seeds"]) == ("own", [6])
-    assert content["records"]["processor"]["value"] > 0
     for row, kind, apart in zip(
         [*trials, confirmed],
         ("8-sample", "8000-in-domain", "8000-in-domain"),
@@ -104,9 +103,9 @@ def test_published_models_are_refused(data: Path, capsys):
 def test_the_table_says_when_nothing_was_found():
     row = {"task": "rte", "metric": "accuracy", "trial": "few labels", "seeds": [1, 2, 3]}
     row |= {"pretrained": [0.5, 0.6, 0.7], "scratch": [0.6, 0.6, 0.6], "gain": [-0.1, 0.0, 0.1]}
-    values = {"trials": [row], "confirmed": None, "processor": 42.3}
+    values = {"trials": [row], "confirmed": None}
     content = {"hardware": "toy", "versions": {"paddle": "3"}, "commit": None, "claims": {}}
     content["records"] = {name: {"value": value} for name, value in values.items()}
     shown = tables.results_tables({search.NAME: content})
     assert "| rte | accuracy | few labels | 0.6 ± 0.1 | 0.6 ± 0 | 0 ± 0.1 | [1, 2, 3] |" in shown
-    assert "42 minutes" in shown and "No trial was ahead with every seed" in shown
+    assert "No trial was ahead with every seed" in shown

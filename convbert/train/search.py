@@ -7,7 +7,6 @@ set, which no trial has seen. No Paddle in this process.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ class Trial(NamedTuple):
 TRIALS: Mapping[str, Trial] = {
     "few labels": Trial(False, 500),
     "in-domain text, longer": Trial(True, 8_000),
-    "in-domain text, longer; few labels": Trial(True, 500),
 }
 
 
@@ -70,12 +68,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if best:
         new = range(seeds.stop, seeds.stop + scale.seeds)
         (confirmed,) = _try(config, scale, best["trial"], [best["task"]], new, on_dev=True)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    minutes = round((children.ru_utime + children.ru_stime) / 60, 1)
     records = {
         "trials": (rows, "on examples set apart, last step"),
         "confirmed": (confirmed, "on dev, last step"),
-        "processor": (minutes, "minutes, without runs that were found"),
     }
     content = results.blank(NAME, scale.name) | {"finished": True}
     content["seconds"] = round(time.monotonic() - started, 1)
