@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import browser
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -74,6 +77,28 @@ def test_the_widget_marks_an_answer_and_says_what_is_wrong(widget, monkeypatch):
     assert inside and shown.replace("&gt;", ">") == CONTEXT
     widget.context.value = " "
     widget.button.click()
+    assert "the text is empty" in widget.shown.value
+    widget.context.value = "Anna slept"  # no click: it may have come before the words did
+    assert "the text is empty" not in widget.shown.value
+
+
+def test_the_last_words_are_answered_last(widget, monkeypatch):
+    """A click and the words that were typed ahead of it may reach two threads of a kernel."""
+    asked, quick = threading.Event(), asking.answer_as_html
+
+    def slow(model, tokenizer, question, context):
+        shown = quick(model, tokenizer, question, context)
+        if not asked.is_set():  # the first to ask takes its time
+            asked.set()
+            time.sleep(0.5)
+        return shown
+
+    monkeypatch.setattr(asking, "answer_as_html", slow)
+    click = threading.Thread(target=widget.button.click)
+    click.start()
+    assert asked.wait(10)
+    widget.context.value = " "
+    click.join(10)
     assert "the text is empty" in widget.shown.value
 
 

@@ -5,6 +5,9 @@ or stepped in number fields, since JupyterLab takes arrow keys away from selects
 `CONVBERT_STATIC=1`, which the runner of notebooks sets, an explorer shows the picture of its first
 selection instead, and in an exported page that picture stands in for the controls. Nothing is
 loaded from a network.
+
+JupyterLab may bring the events of one notebook to several threads of its kernel, and matplotlib's
+settings are one for all threads: so one explorer draws at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import html
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +36,7 @@ LIVE_TOKENS = 64  # of a text; longer ones wait for the button
 _TYPING, _CLICKING = 0.25, 0.02  # seconds without a further event before a picture is drawn
 _NARROW = {"width": "12em"}
 _INK = "#010203"  # what text and axes are drawn in; the page puts its own color there
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class _Explorer(ipywidgets.VBox):
@@ -41,7 +46,7 @@ class _Explorer(ipywidgets.VBox):
         self._shown = ipywidgets.HTML()
         self._message = ipywidgets.HTML()
         self._pending: asyncio.TimerHandle | None = None
-        self._drawing = False
+        self._drawing: int | None = None  # the thread that draws
         self.picture: Picture | None = None  # what is shown
         super().__init__([*controls, self._message, self._shown])
         self._draw()
@@ -54,8 +59,8 @@ class _Explorer(ipywidgets.VBox):
         """Return an observer that draws after a pause; the last request of several wins."""
 
         def request(_: Any) -> None:
-            if self._drawing:
-                return
+            if self._drawing == threading.get_ident():
+                return  # options of a select follow the text; that is no request
             if self._pending:
                 self._pending.cancel()
             try:
@@ -68,27 +73,29 @@ class _Explorer(ipywidgets.VBox):
         return request
 
     def _draw(self) -> None:
-        self._pending = None
-        self._drawing = True  # options of a select follow the text; that is no request
+        with _ONE_AT_A_TIME:
+            self._pending, self._drawing = None, threading.get_ident()
+            try:
+                self._redraw()
+            except Exception as error:  # a callback's traceback would reach nobody
+                self._message.value = f'<b role="alert">{html.escape(str(error))}</b>'
+            finally:
+                self._drawing = None
+
+    def _redraw(self) -> None:
         ink: dict[Any, Any] = dict.fromkeys(
             ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
         )
-        try:
-            with matplotlib.rc_context({**ink, "svg.fonttype": "none"}):
-                picture = self.draw()
-                self._shown.value = inline_svg(picture)
-        except Exception as error:  # a callback's traceback would reach nobody
-            self._message.value = f'<b role="alert">{html.escape(str(error))}</b>'
-            return
-        finally:
-            self._drawing = False
+        with matplotlib.rc_context({**ink, "svg.fonttype": "none"}):
+            picture = self.draw()
+            self._shown.value = inline_svg(picture)
         self.picture, self._message.value = picture, ""
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         bundle = {"text/plain": f"[{type(self).__name__}]"}
         if not is_static():
             bundle.update(super()._repr_mimebundle_(**options) or {})
-        with matplotlib.rc_context():
+        with _ONE_AT_A_TIME, matplotlib.rc_context():
             picture = self.draw()
         bundle["text/plain"] = f"[{type(self).__name__}: {picture.alt}]"
         bundle["text/html"] = _image(picture)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import os
+import threading
 from typing import Any
 
 import ipywidgets
@@ -16,7 +17,10 @@ from convbert.heads import ConvBertForQuestionAnswering
 from convbert.tokenizer import ConvBertTokenizer
 from convbert.train import answering
 
-_WIDE = {"width": "46em", "max_width": "98%"}
+_FIELD: dict[str, Any] = {
+    "layout": {"width": "46em", "max_width": "98%"},
+    "continuous_update": False,  # a field asks when it is left, not at each letter
+}
 
 
 class AskWidget(ipywidgets.VBox):
@@ -38,22 +42,27 @@ class AskWidget(ipywidgets.VBox):
             context: the text that is asked, shown first.
         """
         self._model, self._tokenizer = model, tokenizer
-        self.question = ipywidgets.Text(question, description="question", layout=_WIDE)
-        self.context = ipywidgets.Textarea(context, description="text", rows=5, layout=_WIDE)
+        self.question = ipywidgets.Text(question, description="question", **_FIELD)
+        self.context = ipywidgets.Textarea(context, description="text", rows=5, **_FIELD)
         self.button = ipywidgets.Button(description="Ask")
         self.shown = ipywidgets.HTML()
         super().__init__([self.question, self.context, self.button, self.shown])
         self.button.on_click(self.ask)
+        # JupyterLab may bring a click and the words typed ahead of it to two threads of the
+        # kernel: whoever comes last must answer last, with what the fields hold by then.
+        self._one_at_a_time = threading.Lock()
+        for field in (self.question, self.context):
+            field.observe(self.ask, "value")
         self.ask()
 
     def ask(self, _: Any = None) -> None:
         """Answer what the fields hold; what is wrong with them is shown in the answer's place."""
-        try:
-            self.shown.value = answer_as_html(
-                self._model, self._tokenizer, self.question.value, self.context.value
-            )
-        except ValueError as error:  # a callback's traceback would reach nobody
-            self.shown.value = f'<b role="alert">{html.escape(str(error))}</b>'
+        with self._one_at_a_time:
+            asked = (self.question.value, self.context.value)
+            try:
+                self.shown.value = answer_as_html(self._model, self._tokenizer, *asked)
+            except ValueError as error:  # a callback's traceback would reach nobody
+                self.shown.value = f'<b role="alert">{html.escape(str(error))}</b>'
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         is_static = os.environ.get("CONVBERT_STATIC", "") not in ("", "0")
