@@ -21,9 +21,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "the dog sees the cat and the bird"
+CALCULATOR = "ipywidgets.interact(calculate"  # in notebook 03
 SETUP = f"""
-import numpy as np, paddle
-from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertForQuestionAnswering
+import ipywidgets, numpy as np, paddle
+from convbert import cost, ConvBertConfig, ConvBertForMaskedLM, ConvBertForQuestionAnswering
 from convbert import ConvBertTokenizer
 from convbert.locality import record, widgets
 from convbert.tokenizer import SPECIAL_TOKENS
@@ -34,6 +35,7 @@ config = ConvBertConfig.named("convbert-tiny", vocab_size=words.vocab_size, num_
 models = [ConvBertForMaskedLM(config) for _ in range(3)]
 answerer = ConvBertForQuestionAnswering(config)
 records = {{100 * i: record.record(m, words, [{TEXT!r}]) for i, m in enumerate(models)}}
+sizes, live = cost.PUBLISHED_FLOPS, True
 """
 CELLS = (
     f"widgets.MixingExplorer(models[0], words, {TEXT!r})",
@@ -52,9 +54,11 @@ DONE = """() => document.querySelectorAll('.jp-OutputArea svg[role=img]').length
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """Start JupyterLab on a notebook with the four widgets; yields its address."""
+    """Start JupyterLab on a notebook with the five widgets; yields its address."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # or Lab would ask
-    cells = [new_code_cell(source) for source in (SETUP, *CELLS)]
+    course = nbformat.read(ROOT / "notebooks" / "03_pretraining.ipynb", as_version=4)
+    (calculator,) = (cell.source for cell in course.cells if CALCULATOR in cell.source)
+    cells = [new_code_cell(source) for source in (SETUP, *CELLS, calculator)]
     notebook = new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, tmp_path / "explorers.ipynb")
     settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension"
@@ -211,6 +215,20 @@ def use_ask(page: Any) -> None:
     output.get_by_role("alert").wait_for(state="detached")
 
 
+def use_calculator(page: Any, length: int) -> None:
+    label = page.locator(".widget-label", has_text="devices")
+    output = page.locator(".jp-OutputArea").filter(has=label).first
+    shown = output.locator("pre")
+    for size in ("convbert-small", "convbert-base"):
+        output.get_by_label("size", exact=True).select_option(size)
+        shown.filter(has_text=f"{size}, ").wait_for()
+    rail = output.locator(".noUi-target").nth(1).bounding_box()  # of 64 to 512 tokens
+    place = rail["x"] + (length - 64) / (512 - 64) * rail["width"]
+    page.mouse.click(place, rail["y"] + rail["height"] / 2)
+    shown.filter(has_text=f"examples of {length} tokens").wait_for()
+    assert shown.count() == 1
+
+
 CONTRAST = """([element, property]) => {
   const light = rgb => { const [r, g, b] = rgb.match(/[0-9.]+/g).map(Number);
     return (0.299 * r + 0.587 * g + 0.114 * b) / 255; };
@@ -237,7 +255,7 @@ def check_colors(theme: str, ink: float, ground: float) -> None:
 
 def test_widgets_in_jupyterlab(lab: str, tmp_path: Path):
     """Every control changes its picture in either theme; nothing is fetched, no error is logged."""
-    with open_page(viewport={"width": 1300, "height": 2600}) as page:
+    with open_page(viewport={"width": 1300, "height": 3200}) as page:
         watcher = Watcher(page, lab.split("/lab/")[0])
         # Lab asks for language servers and logs an error where no extension answers: say "none".
         page.route("**/lsp/status*", lambda route: route.fulfill(json=NO_SERVERS))
@@ -257,6 +275,7 @@ def test_widgets_in_jupyterlab(lab: str, tmp_path: Path):
                 use(page)
                 text = Explorer(page, number).output.locator("svg[role=img] text").first
                 check_colors(theme, *contrast(text, "fill"))
+            use_calculator(page, length={"Light": 64, "Dark": 448}[theme])
             use_ask(page)
             answer = page.locator(".widget-html-content p", has=page.locator("mark"))
             check_colors(theme, *contrast(answer))
