@@ -233,9 +233,14 @@ def accuracies(
     """
     figure = Figure(figsize=(4.2 * len(nulls), 3.6), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(nulls)))
-    looks = (("pretrained", ATTENTION, "o"), ("scratch", CONVOLUTION, "s"))
+    looks = {
+        "pretrained": ("pretrained", ATTENTION, "o"),
+        "scratch": ("from scratch", CONVOLUTION, "s"),
+    }
+    starts = [start for start in looks if start in set(results.start)]
     for axis, (task, baselines) in zip(axes, nulls.items(), strict=True):
-        for x, (start, color, marker) in enumerate(looks):
+        for x, start in enumerate(starts):
+            _, color, marker = looks[start]
             values = results[(results.task == task) & (results.start == start)][measure]
             if values.empty:
                 continue
@@ -244,8 +249,9 @@ def accuracies(
         for (name, value), style in zip(baselines.items(), (":", "--", "-."), strict=False):
             axis.axhline(value, ls=style, color=NULL, lw=1, label=name)
         name = (names or {}).get(task, measure)
-        axis.set(title=task, ylabel=f"dev {name}, last step", xlim=(-0.6, 1.6))
-        axis.set_xticks([0, 1], ["pretrained", "from scratch"])
+        right = max(1.2, len(starts) - 0.4)  # leaves room for the legend
+        axis.set(title=task, ylabel=f"dev {name}, last step", xlim=(-0.6, right))
+        axis.set_xticks(range(len(starts)), [looks[start][0] for start in starts])
         axis.legend(frameon=False, fontsize=8)
     return figure, results
 

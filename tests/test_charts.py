@@ -164,6 +164,8 @@ def test_accuracies_draw_each_seed_its_mean_and_the_nulls():
     assert len({line.get_linestyle() for line in cola.lines[2:]}) == 2
     assert [tick.get_text() for tick in rte.get_xticklabels()] == ["pretrained", "from scratch"]
     assert rte.get_title() == "rte" and rte.get_ylabel() == "dev exact match, last step"
+    figure, _ = charts.accuracies(results[results.start == "pretrained"], nulls, "exact match")
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["pretrained"]
 
 
 def test_span_scores_lie_over_their_tokens():
