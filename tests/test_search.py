@@ -58,7 +58,7 @@ def test_the_text_holds_training_sentences_only(data: Path):
 
 def test_trials_are_measured_apart_and_the_best_again_on_dev(data: Path, monkeypatch):
     """At scale smoke, with one trial of each kind of text and a choice that is made for it."""
-    trials = {"few": Trial(False, 8), "own": Trial(True, 8_000)}
+    trials = {"few": Trial(False, 8, 0.5), "own": Trial(True, 8_000, 0.8)}
     monkeypatch.setattr(search, "TRIALS", trials)
     monkeypatch.setattr(search, "choose", lambda rows: rows[-1])
     config = SearchConfig("smoke", str(data), tasks="sst-2", validation_examples=10, seed=5)
@@ -69,7 +69,7 @@ def test_trials_are_measured_apart_and_the_best_again_on_dev(data: Path, monkeyp
     assert (confirmed["trial"], confirmed["seeds"]) == ("own", [6])
     for row, kind, apart in zip(
         [*trials, confirmed],
-        ("8-sample", "8000-in-domain", "8000-in-domain"),
+        ("8-sample-5", "8000-in-domain-8", "8000-in-domain-8"),
         (10, 10, 0),
         strict=True,
     ):
@@ -79,12 +79,13 @@ def test_trials_are_measured_apart_and_the_best_again_on_dev(data: Path, monkeyp
                 (folder / f"sst-2-{start}-{row['seeds'][0]}" / "results.json").read_text()
             )
             assert end["options"]["validation_examples"] == apart
+            assert str(end["steps_taken"]) == str(row["steps"]) == kind.split("-")[-1]
             assert row[start] == [end["last"]["accuracy"]]
         assert row["gain"] == [row["pretrained"][0] - row["scratch"][0]]
     made = json.loads((data / "search/smoke/pretraining/smoke/seed-5/results.json").read_text())
     assert made["options"]["objective"] == "mlm" and made["steps"] == 40
     tables_of = tables.results_tables({search.NAME: content})
-    assert "| sst-2 | accuracy | own |" in tables_of and "on the dev set" in tables_of
+    assert "| sst-2 | accuracy | own | 8 |" in tables_of and "on the dev set" in tables_of
 
 
 def test_only_a_gain_with_every_seed_is_worth_confirming():
@@ -102,10 +103,10 @@ def test_published_models_are_refused(data: Path, capsys):
 
 def test_the_table_says_when_nothing_was_found():
     row = {"task": "rte", "metric": "accuracy", "trial": "few labels", "seeds": [1, 2, 3]}
-    row |= {"pretrained": [0.5, 0.6, 0.7], "scratch": [0.6, 0.6, 0.6], "gain": [-0.1, 0.0, 0.1]}
+    row |= {"steps": 9, "pretrained": [0.5, 0.6, 0.7], "scratch": [0.6, 0.6, 0.6], "gain": [-0.1, 0.0, 0.1]}
     values = {"trials": [row], "confirmed": None}
     content = {"hardware": "toy", "versions": {"paddle": "3"}, "commit": None, "claims": {}}
     content["records"] = {name: {"value": value} for name, value in values.items()}
     shown = tables.results_tables({search.NAME: content})
-    assert "| rte | accuracy | few labels | 0.6 ± 0.1 | 0.6 ± 0 | 0 ± 0.1 | [1, 2, 3] |" in shown
+    assert "| rte | accuracy | few labels | 9 | 0.6 ± 0.1 | 0.6 ± 0 | 0 ± 0.1 | [1, 2, 3] |" in shown
     assert "No trial was ahead with every seed" in shown

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from support import small_config
 
-from convbert import ConvBertModel, ConvBertTokenizer, cli, results, tables
+from convbert import ConvBertModel, ConvBertTokenizer, cli, lab, results, tables
 from convbert.tokenizer import SPECIAL_TOKENS
-from convbert.train import small_tasks
+from convbert.train import recipes, small_tasks
 from convbert.train.small_tasks import TasksConfig
 
 
@@ -39,7 +39,7 @@ def test_what_is_recorded_is_what_the_runs_ended_with(data: Path, model: str, ca
     content = json.loads(results.path(data, "smoke", small_tasks.NAME).read_text("utf-8"))
     row = content["records"]["tasks"]["value"]["sst-2"]
     for start in ("pretrained", "scratch"):
-        run = data / "finetuning" / "smoke" / f"sst-2-{start}-7" / "results.json"
+        run = data / "tasks" / "smoke" / "finetuning" / "smoke" / f"sst-2-{start}-7" / "results.json"
         ended = json.loads(run.read_text("utf-8"))
         assert row[start] == [ended["last"]["accuracy"]]
         assert (ended["steps"], ended["options"]["seed"]) == (row["steps"], 7) == (2, 7)
@@ -51,13 +51,47 @@ def test_what_is_recorded_is_what_the_runs_ended_with(data: Path, model: str, ca
 def test_a_task_without_files_is_said_before_anything_is_trained(data: Path, model: str):
     with pytest.raises(FileNotFoundError, match="rte not found"):
         small_tasks.run(TasksConfig("smoke", str(data), tasks="sst-2, rte", model=model))
-    assert not (data / "finetuning").exists()
+    assert not (data / "tasks").exists() and not (data / "data" / "results").exists()
 
 
 @pytest.mark.parametrize("name", ["ax", "cloa", ""])
 def test_unknown_tasks_are_named(data: Path, capsys, name: str):
     assert cli.main(["tasks", "--tasks", f"sst-2, {name}", "--output_dir", str(data)]) == 1
     assert f"{name!r} is no task to train on" in capsys.readouterr().err
+
+
+def test_both_get_more_time_than_in_the_notebooks(tmp_path: Path, capsys):
+    """At scale smoke, whose 20 and 10 updates become 80 and 25; one seed is not judged."""
+    small_tasks.run(TasksConfig("smoke", str(tmp_path), tasks="sample/swap"))
+    root, scale = tmp_path / "tasks" / "smoke", lab.SCALES["smoke"]
+    made = recipes.results(root / "pretraining" / "smoke" / "seed-1")
+    assert made["steps"] == 4 * scale.pretrain_steps == 80
+    for start in recipes.STARTS:
+        end = recipes.results(root / "finetuning" / "smoke" / f"sample-swap-{start}-1")
+        assert end["steps_taken"] == 25 and end["options"]["max_steps"] == 25
+    content = json.loads(results.path(tmp_path, "smoke", small_tasks.NAME).read_text("utf-8"))
+    assert content["finished"]
+    assert {name: c["verdict"] for name, c in content["claims"].items()} == {
+        "gain_sample_swap": results.NOT_JUDGED
+    }
+
+
+def rows(pretrained: list[float], task: str = "sample/order") -> dict:
+    starts = {"pretrained": pretrained, "scratch": [0.5, 0.5, 0.5]}
+    return {task: starts | {"starts": list(starts), "seeds": [1, 2, 3]}}
+
+
+def test_a_gain_is_claimed_of_the_samples_tasks_only(tmp_path: Path):
+    lab.begin(small_tasks.NAME, "cpu", tmp_path)
+    small_tasks.claim(rows([0.7, 0.6, 0.5]) | rows([0.5, 0.5, 0.5], "rte"))
+    alone = rows([0.5, 0.5, 0.5], "sample/swap")["sample/swap"] | {"starts": ["pretrained"]}
+    small_tasks.claim({"sample/swap": alone})  # a published model has no twin
+    content = json.loads(results.path(tmp_path, "cpu", small_tasks.NAME).read_text("utf-8"))
+    (claimed,) = content["claims"].values()
+    assert claimed["verdict"] == results.HOLDS
+    assert claimed["observed"] == pytest.approx([0.2, 0.1, 0.0])
+    with pytest.raises(lab.ClaimFailed, match="sample/order"):
+        small_tasks.claim(rows([0.6, 0.5, 0.5]))
 
 
 def test_the_table_keeps_quoted_results_apart():
@@ -75,6 +109,6 @@ def test_the_table_keeps_quoted_results_apart():
     }
     own, quotations = tables.results_tables({"glue_tasks": content}).split("Quoted")
     assert "`python -m convbert tasks --scale cpu` on toy" in own
-    expected = "| cola | mcc | 0.2 ± 0.1 | 0.1 ± 0.17 | majority 0.000 | [1, 2, 3] | 100 |"
-    assert expected in own
+    scores = "0.2 ± 0.1 | 0.1 ± 0.17 | 0.1 ± 0.1 | majority 0.000"
+    assert f"| cola | mcc | {scores} | [1, 2, 3] | 100 |" in own
     assert "67.8" in quotations and "67.8" not in own

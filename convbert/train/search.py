@@ -28,11 +28,13 @@ class Trial(NamedTuple):
 
     in_domain: bool  # pretrain longer, on the tasks' own sentences, too; see `_pretrain`
     labels: int  # training examples of the task, at most
+    steps: float  # updates of fine-tuning, in those of the scale
 
 
 TRIALS: Mapping[str, Trial] = {
-    "few labels": Trial(False, 500),
-    "in-domain text, longer": Trial(True, 8_000),
+    "few labels": Trial(False, 500, 0.5),
+    "in-domain text, longer": Trial(True, 8_000, 0.5),
+    "the same, fine-tuned longer": Trial(True, 8_000, 1.5),
 }
 
 
@@ -130,12 +132,14 @@ def _try(
 ) -> list[dict[str, Any]]:
     """Make a trial on some tasks, with each seed once pretrained and once from new weights."""
     trial, apart = TRIALS[name], 0 if on_dev else config.validation_examples
+    text = "in-domain" if trial.in_domain else "sample"
+    steps = int(trial.steps * scale.finetune_steps)
     runs = recipes.finetuned(
         scale,
-        _root(config, scale) / f"{trial.labels}-{'in-domain' if trial.in_domain else 'sample'}",
+        _root(config, scale) / f"{trial.labels}-{text}-{steps}",
         tasks,
         _pretrain(config, scale, trial, seeds),
-        scale.finetune_steps // 2,
+        steps,
         train_examples=min(trial.labels, scale.finetune_examples),
         validation_examples=apart,
     )
@@ -148,7 +152,8 @@ def _try(
         )
         gain = [ours - new for ours, new in zip(pretrained, scratch, strict=True)]
         row = {"task": task, "metric": metric, "trial": name, "seeds": list(seeds)}
-        rows.append(row | {"pretrained": pretrained, "scratch": scratch, "gain": gain})
+        row |= {"steps": steps, "pretrained": pretrained, "scratch": scratch, "gain": gain}
+        rows.append(row)
     return rows
 
 
