@@ -639,6 +639,6 @@ def test_a_head_for_other_labels_is_refused(tmp_path: Path):
 def test_a_run_that_diverges_leaves_no_results(checkpoint: Path, tmp_path: Path):
     (tmp_path / "results.json").write_text("{}", encoding="utf-8")  # of an earlier run
     config = options(checkpoint, tmp_path, learning_rate=1e30, warmup_proportion=0.0)
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+    with pytest.raises(FloatingPointError, match="so lower the learning rate, in a new output_dir"):
         glue.finetune(config)
     assert not (tmp_path / "results.json").exists()

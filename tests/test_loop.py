@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import pytest
 
+from convbert import runtime
 from convbert.data import corpus
 from convbert.train import checkpoint, guard, loop, optim
 from convbert.train.log import Log
@@ -293,7 +294,7 @@ def test_what_is_not_finite_stops_before_the_update(kind: str, tmp_path: Path):
 
     job.sums = sums
     message = "the loss is nan" if kind == "loss" else r"the gradient of 0\.weight is not finite"
-    with pytest.raises(FloatingPointError, match=f"{message} at step 5: lower the learning rate"):
+    with pytest.raises(FloatingPointError, match=f"{message} at step 5: look at the batch"):
         loop.train(job, plan(tmp_path))
     loop.train(twin, plan(tmp_path / "twin", steps=5))
     for name, value in twin.state().items():
@@ -302,6 +303,77 @@ def test_what_is_not_finite_stops_before_the_update(kind: str, tmp_path: Path):
     assert (kept["step"], kept["seed"], kept["examples"]) == (5, 3, job.drawn[5])
     assert kept["texts"] == [f"example {row}" for row in job.drawn[5]]
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-000004"]
+
+
+class Scaler:
+    """Does what Paddle's loss scaler does on a GPU; on a CPU, Paddle's does nothing."""
+
+    def __init__(self, model: paddle.nn.Layer) -> None:
+        self.model, self.factor = model, 1024.0
+
+    def scale(self, loss: paddle.Tensor) -> paddle.Tensor:
+        return loss * self.factor
+
+    def step(self, optimizer: paddle.optimizer.Optimizer) -> None:
+        gradients = [parameter.grad for parameter in self.model.parameters()]
+        self.finite = all(bool(paddle.isfinite(each).all()) for each in gradients)
+        if self.finite:
+            for each in gradients:
+                each.set_value(each / self.factor)
+            optimizer.step()
+
+    def update(self) -> None:
+        self.factor *= 1.0 if self.finite else 0.5
+
+    def state_dict(self) -> dict:
+        return {"scale": np.array([self.factor], "float32")}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.factor = float(state["scale"][0])
+
+
+def overflowing(monkeypatch, after: int) -> Toy:
+    """Return a job with a scaler; where weights times the factor are above a bound, it overflows."""
+    job = Toy()
+    scaler = Scaler(job.model)
+    monkeypatch.setattr(loop.runtime, "grad_scaler", lambda precision: scaler)
+    job.scaler, original = scaler, job.sums
+
+    def sums(batch, part):
+        found = original(batch, part)
+        if len(job.drawn) > after and scaler.factor > job.bound:
+            zero = job.model[0].weight.sum() * 0
+            found["rare"] = found["rare"] + zero.sqrt()  # its slope is infinite
+        return found
+
+    job.sums = sums
+    return job
+
+
+def test_an_overflow_costs_updates_and_the_scale(tmp_path: Path, monkeypatch, capsys):
+    """With factors above 256: two updates are skipped, and the others are those of float32."""
+    job, twin = overflowing(monkeypatch, after=3), Toy()
+    job.bound = 256.0
+    loop.train(job, plan(tmp_path, steps=5))
+    assert job.scaler.factor == 256.0
+    printed = capsys.readouterr().out
+    for step in (3, 4):
+        assert f"step {step}: the gradient of 0.weight is not finite, no update" in printed
+    monkeypatch.undo()
+    loop.train(twin, plan(tmp_path / "twin", steps=3))
+    for name, value in twin.state().items():
+        assert np.allclose(job.state()[name], value, atol=1e-6), name
+    other = overflowing(monkeypatch, after=99)
+    loop.train(other, plan(tmp_path, steps=5, resume=True))
+    assert other.scaler.factor == 256.0  # a resumed run scales as before
+
+
+def test_gradients_that_are_never_finite_stop_a_run_with_a_scaler(tmp_path: Path, monkeypatch):
+    job = overflowing(monkeypatch, after=3)
+    job.bound = 0.0
+    with pytest.raises(FloatingPointError, match=r"0\.weight is not finite at step 23: look at"):
+        loop.train(job, plan(tmp_path, steps=40))
+    assert len(job.drawn) == 24
 
 
 def test_full_memory_names_the_remedy(tmp_path: Path):
@@ -338,9 +410,15 @@ def test_an_unfinished_run_is_protected(tmp_path: Path):
     with pytest.raises(FileExistsError, match="up to step-000004: add --resume to continue it"):
         loop.train(Toy(), plan(tmp_path))
     (tmp_path / "results.json").write_text("{}", encoding="utf-8")  # had it ended
+    for name in ("best", "last", "final", "corpus"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
     again = Toy()
     loop.train(again, plan(tmp_path))
     assert len(again.drawn) == 10 and not (tmp_path / "results.json").exists()
+    # What the other run left for `from_pretrained` is gone; best/ is this run's own.
+    left = {path.parent.name for path in tmp_path.glob("*/model.safetensors")}
+    assert left == {"corpus", "step-000008", "step-000010"}
 
 
 def test_a_changed_plan_is_refused(tmp_path: Path):
@@ -348,6 +426,7 @@ def test_a_changed_plan_is_refused(tmp_path: Path):
     for changes, message in (
         (dict(seed=4), "seed was 3, is 4"),
         (dict(steps=11), "steps was 10, is 11"),
+        (dict(precision=runtime.Precision("bfloat16")), "precision was float32, is bfloat16"),
         (dict(fingerprint={"data": "other"}), "data was toy, is other"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -285,7 +285,7 @@ def test_published_sizes_need_a_vocabulary(text: Path, tmp_path: Path, monkeypat
 def test_a_run_that_diverges_stops_and_leaves_no_results(text: Path, tmp_path: Path):
     config = tiny(tmp_path, text, learning_rate=1e30, warmup_steps=0, logging_steps=1)
     (tmp_path / "results.json").write_text("{}", encoding="utf-8")  # of an earlier run
-    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+: lower the"):
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+: look at"):
         pretrain.pretrain(config)
     assert not (tmp_path / "results.json").exists() and not (tmp_path / "final").exists()
     assert [line["step"] for line in read_log(tmp_path)] == [1]
@@ -494,11 +494,24 @@ def test_loss_that_is_not_finite_leaves_weights_alone(tmp_path: Path):
         np.array([np.nan], "float32")
     )
     before = {name: value.numpy() for name, value in model.named_parameters()}
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 0: lower the"):
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0: look at the"):
         loop.train(trainer, trainer.plan())
     for name, value in model.named_parameters():
         assert np.array_equal(value.numpy(), before[name], equal_nan=True), name
     assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_a_checkpoint_must_agree_with_everything_that_changes_the_numbers():
+    """Whoever lets another option change in a resumed run has to say so here, too."""
+    assert set(make_trainer().fingerprint()) == {
+        *"objective max_seq_length mask_prob mask_scheme share generator_conv temperature".split(),
+        *"disallow_correct gen_weight disc_weight learning_rate schedule weight_decay".split(),
+        *"adam_epsilon adam_beta2 max_grad_norm warmup_steps dropout conv_type".split(),
+        *"intermediate_size eval_examples".split(),
+        *"size model data vocabulary global_batch".split(),
+    }
+    plan = loop._Run(make_trainer(), make_trainer().plan())
+    assert {"seed", "steps", "precision"} < set(plan.fingerprint())
 
 
 # --- Evaluation -------------------------------------------------------------------------------
@@ -510,8 +523,9 @@ def area(truth: np.ndarray, scores: np.ndarray) -> float:
     return float((above > 0).mean() + (above == 0).mean() / 2)
 
 
-def test_evaluation_is_over_all_positions_of_all_batches():
-    """Three texts of very different length in batches of two and one."""
+def test_evaluation_is_over_all_positions_of_all_batches(monkeypatch):
+    """Three texts of very different length, masked and judged in batches of two and one."""
+    monkeypatch.setattr(electra, "_MASKED_AT_ONCE", 2)
     trainer = make_trainer()
     logs, hits, truth, scores = [], [], [], []
     for start, rows in ((0, [0, 1]), (2, [2])):
@@ -529,6 +543,13 @@ def test_evaluation_is_over_all_positions_of_all_batches():
     assert found["mlm_loss"] == pytest.approx(-np.concatenate(logs).mean(), rel=1e-5)
     assert found["mlm_accuracy"] == pytest.approx(np.concatenate(hits).mean())
     assert found["rtd_auc"] == pytest.approx(area(np.concatenate(truth), np.concatenate(scores)))
+
+
+def test_how_many_are_judged_at_a_time_changes_no_number():
+    """Otherwise a resumed run could take a worse model for the best."""
+    whole, *others = (make_trainer(eval_batch_size=size).evaluate() for size in (3, 2, 1))
+    for found in others:
+        assert found == pytest.approx(whole, rel=1e-5)
 
 
 def test_evaluation_without_dropout_restores_the_mode():

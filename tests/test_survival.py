@@ -348,6 +348,7 @@ def test_newest_best_and_final_are_kept(whole: Path):
     ("changes", "message"),
     [
         (dict(seed=7), "seed was 42, is 7"),
+        (dict(eval_examples=9), "eval_examples was 8, is 9"),
         (dict(max_steps=31), "steps was 30, is 31"),
         (dict(train_batch_size=8), "global_batch was 4, is 8"),
         (dict(learning_rate=1e-3), "learning_rate was 0.002, is 0.001"),
@@ -433,13 +434,33 @@ def test_a_checkpoint_given_by_path_is_continued(
     assert log_of(output) == [row for row in log_of(whole) if row["step"] > 8]
 
 
+def test_a_new_run_starts_from_the_weights_of_another(
+    server: Server, text: Path, half: Path, tmp_path: Path
+):
+    """With other options: what is left to do where a run diverged."""
+    output, start = tmp_path / "new", half / "step-000012"
+    options = dict(init_weights=start, learning_rate=1e-12, weight_decay=0, max_steps=2)
+    run = server.run(command(output, text, **options), tmp_path / "printed.txt")
+    assert run.code == 0 and f"weights: those of {start}" in run.printed, run.printed
+    assert [row["step"] for row in log_of(output) if "lr" in row] == [1, 2]
+    end, begin = (load_file(f / "model.safetensors") for f in (output / "step-000002", start))
+    assert end.keys() == begin.keys()
+    assert max(np.abs(end[name] - begin[name]).max() for name in begin) < 1e-9
+    options["init_weights"] = half / "step-000008"
+    run = server.run(command(output, text, **options), tmp_path / "printed.txt")
+    assert run.code == 1 and "start was" in run.printed.splitlines()[-1]
+    options["init_weights"] = half
+    run = server.run(command(tmp_path / "other", text, **options), tmp_path / "printed.txt")
+    assert run.code == 1 and f"'{half}' is no valid checkpoint" in run.printed.splitlines()[-1]
+
+
 # --- T9, T15: what stops a run ----------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(
     server: Server, text: Path, half: Path, whole: Path, tmp_path: Path
 ):
-    """What is then on the disk is the state before, so the cure can be to go on from there."""
+    """What is then on the disk is the state before: here the harm was from outside, and ends."""
     output = copy_of(half, tmp_path)
     harm = "found['generator_loss'] = found['generator_loss'] * float('nan')"
     setup = POISON.format(condition="self.calls == 6", harm=harm)
@@ -469,15 +490,20 @@ def test_full_memory_is_explained(server: Server, text: Path, tmp_path: Path):
 
 # --- T11: two processes -----------------------------------------------------------------------
 
-# Each process writes its weights, not only the one that saves.
+# Each process writes its weights, not only the one that saves, and what it counted in each step.
 WATCH = """
 import numpy as np
-from convbert.train import loop, parallel
+from convbert.train import electra, loop, parallel
+counts, compute = [], electra.Trainer.sums
+def sums(self, batch, part):
+    counts.append([batch.content.weights[part].sum(), batch.content.mask[part].sum()])
+    return compute(self, batch, part)
+electra.Trainer.sums = sums
 original = loop.train
 def train(job, plan):
     done = original(job, plan)
     arrays = {{name: value.numpy() for name, value in job.model.named_parameters()}}
-    np.savez(r"{folder}/rank-%d.npz" % parallel.rank(), **arrays)
+    np.savez(r"{folder}/rank-%d.npz" % parallel.rank(), counts=counts, **arrays)
     return done
 loop.train = train
 """
@@ -526,9 +552,14 @@ def start_pair(
     return runs
 
 
-def test_two_processes_take_the_steps_of_one(server: Server, text: Path, tmp_path: Path):
+def test_two_processes_take_the_steps_of_one(server: Server, tmp_path: Path):
     """Masked words and tokens are counted over both: a mean of their means would differ."""
-    options = dict(max_steps=5, dropout=0.0, eval_steps=0)
+    text, rng = tmp_path / "text", random.Random(0)
+    text.mkdir()
+    for name in ("train", "valid"):
+        lines = (" ".join(f"word{i}" for i in range(rng.randint(2, 12))) for _ in range(60))
+        (text / f"{name}.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    options = dict(max_steps=5, dropout=0.0, eval_steps=0, mask_prob=0.5)
     run = server.run(
         command(tmp_path / "one", text, train_batch_size=6, **options), tmp_path / "one.txt"
     )
@@ -540,6 +571,8 @@ def test_two_processes_take_the_steps_of_one(server: Server, text: Path, tmp_pat
         load_file(tmp_path / name / "step-000005" / "model.safetensors") for name in ("one", "two")
     )
     ranks = [np.load(tmp_path / f"rank-{rank}.npz", allow_pickle=False) for rank in (0, 1)]
+    counts = [rank["counts"] for rank in ranks]  # masked words and tokens [steps, 2]
+    assert (counts[0] != counts[1]).sum(0).min() >= 3
     for name, value in one.items():
         assert np.abs(two[name] - value).max() < 1e-6, name
         assert (ranks[0][name] == ranks[1][name]).all() and (ranks[0][name] == two[name]).all()

@@ -202,17 +202,11 @@ def load(folder: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -
     Raises:
         ValueError: names or shapes differ; nothing is changed then.
     """
-    parameters = dict(model.named_parameters())
-    arrays, moments = load_file(folder / MODEL), load_file(folder / OPTIMIZER)
-    owners = {key.split("::")[0] for key in moments}
-    shapes = {name: list(parameter.shape) for name, parameter in parameters.items()}
-    if {name: list(array.shape) for name, array in arrays.items()} != shapes or not (
-        owners <= parameters.keys()
-    ):
-        odd = sorted((arrays.keys() ^ shapes.keys()) | (owners - shapes.keys()))
-        raise ValueError(f"{folder} does not fit the model: {', '.join(odd) or 'other shapes'}")
-    for name, parameter in parameters.items():
-        parameter.set_value(arrays[name])
+    parameters, moments = dict(model.named_parameters()), load_file(folder / OPTIMIZER)
+    odd = sorted({key.split("::")[0] for key in moments} - parameters.keys())
+    if odd:
+        raise ValueError(f"{folder} does not fit the model: {', '.join(odd)}")
+    load_weights(folder, model)
     state: dict[str, Any] = {"master_weights": {}}
     for key, array in moments.items():
         name, kind = key.split("::")
@@ -222,6 +216,22 @@ def load(folder: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -
         else:
             state[f"{automatic}_{kind}"] = tensor
     optimizer.set_state_dict(state)
+
+
+def load_weights(folder: Path, model: nn.Layer) -> None:
+    """Fill a model from a valid checkpoint; it must be as it was when saved.
+
+    Raises:
+        ValueError: names or shapes differ; nothing is changed then.
+    """
+    parameters, arrays = dict(model.named_parameters()), load_file(folder / MODEL)
+    shapes = {name: list(parameter.shape) for name, parameter in parameters.items()}
+    found = {name: list(array.shape) for name, array in arrays.items()}
+    odd = [name for name in sorted({**shapes, **found}) if shapes.get(name) != found.get(name)]
+    if odd:
+        raise ValueError(f"{folder} does not fit the model: {', '.join(odd)}")
+    for name, parameter in parameters.items():
+        parameter.set_value(arrays[name])
 
 
 def _model_arrays(model: nn.Layer) -> dict[str, np.ndarray]:

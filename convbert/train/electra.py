@@ -31,14 +31,16 @@ MASK_SCHEMES = {
     "electra": {"visible": 0.15},  # 85 % [MASK], 15 % unchanged
     "bert": {"visible": 0.1, "scrambled": 0.1},  # 80 % [MASK], 10 % a random word, 10 % unchanged
 }
-_EVALUATION = 7  # key of the masks used for evaluation, the same at every evaluation
+# Key of the masks used for evaluation, the same at every evaluation; they are drawn for so many
+# examples at a time, however many are then judged at a time.
+_EVALUATION, _MASKED_AT_ONCE = 7, 96
 
 # Options that a resumed run may change, and those that the fingerprint says better.
 _FREE = (
     "output_dir model_type model_name_or_path input_dir vocab_file train_batch_size "
     "gradient_accumulation_steps num_train_epochs max_steps logging_steps save_steps eval_steps "
-    "eval_batch_size eval_examples keep_checkpoints resume init_from_ckpt seed device precision "
-    "use_amp eager_run conv_kernel_size head_ratio"
+    "eval_batch_size keep_checkpoints resume init_from_ckpt seed device precision "
+    "use_amp eager_run conv_kernel_size head_ratio init_weights"
 ).split()
 
 
@@ -119,11 +121,19 @@ class Trainer:
             self.config,
             _FREE,
             size=self.config.size,
+            **self._origin(),
             model=self.model.config.to_dict(),
             data=self.train.fingerprint,
             vocabulary=self.tokenizer.fingerprint,
             global_batch=self.config.train_batch_size * parallel.world(),
         )
+
+    def _origin(self) -> dict[str, str]:
+        """Return what tells weights to start from, if they are not new."""
+        if not self.config.init_weights:
+            return {}
+        file = Path(self.config.init_weights, checkpoint.MODEL)
+        return {"start": checkpoint.describe_file(file)["sha256"]}
 
     def rows(self, step: int) -> np.ndarray:
         """Return the examples of one step: a slice of the endless sequence of shuffled epochs."""
@@ -221,12 +231,12 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         size = self.config.eval_batch_size
-        rows = np.arange(min(self.config.eval_examples, len(self.valid)))
+        masked = self.masked_for_evaluation()
         loss, right, labels = 0.0, 0.0, []
         own: list[tuple[np.ndarray, np.ndarray]] = []
         unigram: list[tuple[np.ndarray, np.ndarray]] = []
-        for start in range(0, len(rows), size):
-            batch = self.masked_for_evaluation(rows[start : start + size], start)
+        for start in range(0, len(masked.ids), size):
+            batch = corpus.MaskedBatch(*(array[start : start + size] for array in masked))
             sums, output = self.judge(batch)
             labels.append(batch.labels[batch.weights > 0])
             if output.guesses is not None:
@@ -246,10 +256,15 @@ class Trainer:
         parts = {"generator_loss": "mlm_loss", "discriminator_loss": "rtd_loss"}
         return found | {"eval_loss": sum(w * found[parts[n]] for n, w in self.weights.items())}
 
-    def masked_for_evaluation(self, rows: np.ndarray, start: int) -> corpus.MaskedBatch:
-        """Mask held-out examples, always in the same way."""
-        key, share = (_EVALUATION, start), self.config.mask_prob
-        return corpus.mask_batch(self.valid, rows, self.tokenizer, key, share, visible=0.0)
+    def masked_for_evaluation(self) -> corpus.MaskedBatch:
+        """Mask the held-out examples, always in the same way."""
+        rows = np.arange(min(self.config.eval_examples, len(self.valid)))
+        parts = []
+        for start in range(0, len(rows), _MASKED_AT_ONCE):
+            some, key = rows[start : start + _MASKED_AT_ONCE], (_EVALUATION, start)
+            share, tokenizer = self.config.mask_prob, self.tokenizer
+            parts.append(corpus.mask_batch(self.valid, some, tokenizer, key, share, visible=0.0))
+        return corpus.MaskedBatch(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _judge_unigram(self, batch: corpus.MaskedBatch) -> tuple[np.ndarray, np.ndarray]:
         """Judge text in which chosen positions hold words drawn by frequency."""

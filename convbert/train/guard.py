@@ -68,7 +68,10 @@ def keep_batch(
         "texts": texts,
     }
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return f"{problem} at step {step}: lower the learning rate, or look at the batch in {file}"
+    return (
+        f"{problem} at step {step}: look at the batch in {file}; the same command would meet it "
+        "again, so lower the learning rate, in a new output_dir"
+    )
 
 
 def advice(step: int, examples: int, accumulation: int, world: int) -> str:

@@ -61,6 +61,8 @@ class PretrainConfig:
     eval_steps: int = 0  # evaluate every so many steps; 0: at the end only
     resume: bool = False  # continue the newest checkpoint of output_dir, if there is one
     init_from_ckpt: bool = False  # like resume, from the checkpoint that model_name_or_path names
+    # a checkpoint, step-…/: a new run starts from its weights, with other options or other text
+    init_weights: str = ""
     dropout: float = 0.1  # of hidden states and attention, in both networks
     conv_type: str = "sdconv"  # or dynamic, static, depthwise; noconv: attention heads only
     conv_kernel_size: int = 0  # taps of the convolution; 0: the size's own
@@ -129,6 +131,9 @@ def pretrain(config: PretrainConfig) -> Path:
     )
     paddle.seed(config.seed)
     model = electra.make_model(config, model_config(config, tokenizer))
+    if config.init_weights:
+        checkpoint.load_weights(Path(config.init_weights), model)
+        print(f"weights: those of {config.init_weights}, to start from", flush=True)
     trainer = Trainer(model, tokenizer, train, valid, config, steps)
     progress = loop.train(trainer, trainer.plan())
     results = {"steps": steps, "options": asdict(config), **progress.last}
@@ -272,6 +277,8 @@ def _check(config: PretrainConfig) -> None:
         config.keep_checkpoints, config.gradient_accumulation_steps, config.train_batch_size
     )
     _check_start(config)
+    if config.init_weights and (damage := checkpoint.find_damage(Path(config.init_weights))):
+        raise ValueError(f"init_weights={config.init_weights!r} is no valid checkpoint: {damage}")
 
 
 def _check_start(config: PretrainConfig) -> None:
