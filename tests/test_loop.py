@@ -333,7 +333,7 @@ class Scaler:
 
 
 def overflowing(monkeypatch, after: int) -> Toy:
-    """Return a job with a scaler; where weights times the factor are above a bound, it overflows."""
+    """Return a job with a scaler; while the factor is above a bound, its gradients overflow."""
     job = Toy()
     scaler = Scaler(job.model)
     monkeypatch.setattr(loop.runtime, "grad_scaler", lambda precision: scaler)

@@ -103,10 +103,17 @@ def test_published_models_are_refused(data: Path, capsys):
 
 def test_the_table_says_when_nothing_was_found():
     row = {"task": "rte", "metric": "accuracy", "trial": "few labels", "seeds": [1, 2, 3]}
-    row |= {"steps": 9, "pretrained": [0.5, 0.6, 0.7], "scratch": [0.6, 0.6, 0.6], "gain": [-0.1, 0.0, 0.1]}
+    row |= {
+        "steps": 9,
+        "pretrained": [0.5, 0.6, 0.7],
+        "scratch": [0.6, 0.6, 0.6],
+        "gain": [-0.1, 0.0, 0.1],
+    }
     values = {"trials": [row], "confirmed": None}
     content = {"hardware": "toy", "versions": {"paddle": "3"}, "commit": None, "claims": {}}
     content["records"] = {name: {"value": value} for name, value in values.items()}
     shown = tables.results_tables({search.NAME: content})
-    assert "| rte | accuracy | few labels | 9 | 0.6 ± 0.1 | 0.6 ± 0 | 0 ± 0.1 | [1, 2, 3] |" in shown
+    assert (
+        "| rte | accuracy | few labels | 9 | 0.6 ± 0.1 | 0.6 ± 0 | 0 ± 0.1 | [1, 2, 3] |" in shown
+    )
     assert "No trial was ahead with every seed" in shown

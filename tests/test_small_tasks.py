@@ -39,7 +39,9 @@ def test_what_is_recorded_is_what_the_runs_ended_with(data: Path, model: str, ca
     content = json.loads(results.path(data, "smoke", small_tasks.NAME).read_text("utf-8"))
     row = content["records"]["tasks"]["value"]["sst-2"]
     for start in ("pretrained", "scratch"):
-        run = data / "tasks" / "smoke" / "finetuning" / "smoke" / f"sst-2-{start}-7" / "results.json"
+        run = (
+            data / "tasks" / "smoke" / "finetuning" / "smoke" / f"sst-2-{start}-7" / "results.json"
+        )
         ended = json.loads(run.read_text("utf-8"))
         assert row[start] == [ended["last"]["accuracy"]]
         assert (ended["steps"], ended["options"]["seed"]) == (row["steps"], 7) == (2, 7)

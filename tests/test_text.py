@@ -116,7 +116,10 @@ def test_finding_files(tmp_path: Path):
         text.find_files([str(tmp_path / "empty")], tmp_path / "out")
 
 
-def test_fingerprint_is_of_names_sizes_and_both_ends(tmp_path: Path):
+@pytest.mark.parametrize("whole", [1 << 24, 1 << 17])
+def test_fingerprint_is_of_names_and_content(whole: int, tmp_path: Path, monkeypatch):
+    """Of a file above a size, only of its two ends."""
+    monkeypatch.setattr(text, "_WHOLE_BYTES", whole)
     path = tmp_path / "a.txt"
 
     def fingerprint(content: bytes, name: str = "a.txt") -> str:
@@ -126,4 +129,6 @@ def test_fingerprint_is_of_names_sizes_and_both_ends(tmp_path: Path):
     big = b"x" * 300_000
     variants = [big, b"y" + big[1:], big[:-1] + b"y", big + b"x"]
     assert len({*map(fingerprint, variants), fingerprint(big, "b.txt")}) == 5
+    middle = big[:150_000] + b"y" + big[150_001:]
     assert fingerprint(big) == fingerprint(big)
+    assert (fingerprint(middle) == fingerprint(big)) == (len(big) > whole)

@@ -14,7 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 # A longer line is read as several, so that a file without line ends does not fill the memory.
 LINE_BYTES = 1 << 20
-_SAMPLE_BYTES = 1 << 16  # of a file's beginning and end, to tell files of one size apart
+# To tell files of one size apart: all of a file up to 16 MB, a larger one's beginning and end.
+_WHOLE_BYTES, _SAMPLE_BYTES = 1 << 24, 1 << 16
 
 
 class TextFile(NamedTuple):
@@ -66,14 +67,17 @@ def find_files(inputs: Iterable[str], outside: Path) -> list[TextFile]:
 
 
 def fingerprint(files: Iterable[TextFile]) -> str:
-    """Return SHA-256 of the files' names, sizes, beginnings and ends."""
+    """Return SHA-256 of the files' names, sizes and content, of large ones the two ends only."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}\0{file.size}\0".encode("utf-8", "surrogateescape"))
         with open(file.path, "rb") as stream:
-            digest.update(stream.read(_SAMPLE_BYTES))
-            stream.seek(max(0, file.size - _SAMPLE_BYTES))
-            digest.update(stream.read(_SAMPLE_BYTES))
+            if file.size <= _WHOLE_BYTES:
+                digest.update(stream.read())
+            else:
+                digest.update(stream.read(_SAMPLE_BYTES))
+                stream.seek(file.size - _SAMPLE_BYTES)
+                digest.update(stream.read())
     return digest.hexdigest()
 
 

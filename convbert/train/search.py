@@ -151,9 +151,9 @@ def _try(
             for start in recipes.STARTS
         )
         gain = [ours - new for ours, new in zip(pretrained, scratch, strict=True)]
-        row = {"task": task, "metric": metric, "trial": name, "seeds": list(seeds)}
-        row |= {"steps": steps, "pretrained": pretrained, "scratch": scratch, "gain": gain}
-        rows.append(row)
+        scores = {"pretrained": pretrained, "scratch": scratch, "gain": gain}
+        row = {"task": task, "metric": metric, "trial": name, "steps": steps, "seeds": list(seeds)}
+        rows.append(row | scores)
     return rows
 
 
