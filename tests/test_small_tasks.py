@@ -63,19 +63,22 @@ def test_unknown_tasks_are_named(data: Path, capsys, name: str):
 
 
 def test_both_get_more_time_than_in_the_notebooks(tmp_path: Path, capsys):
-    """At scale smoke, whose 20 and 10 updates become 80 and 25; one seed is not judged."""
+    """At scale smoke, whose 20 and 10 updates become 80 and 15; one seed is not judged."""
     small_tasks.run(TasksConfig("smoke", str(tmp_path), tasks="sample/swap"))
     root, scale = tmp_path / "tasks" / "smoke", lab.SCALES["smoke"]
     made = recipes.results(root / "pretraining" / "smoke" / "seed-1")
     assert made["steps"] == 4 * scale.pretrain_steps == 80
     for start in recipes.STARTS:
         end = recipes.results(root / "finetuning" / "smoke" / f"sample-swap-{start}-1")
-        assert end["steps_taken"] == 25 and end["options"]["max_steps"] == 25
+        assert end["steps_taken"] == end["options"]["max_steps"] == 15
     content = json.loads(results.path(tmp_path, "smoke", small_tasks.NAME).read_text("utf-8"))
     assert content["finished"]
     assert {name: c["verdict"] for name, c in content["claims"].items()} == {
         "gain_sample_swap": results.NOT_JUDGED
     }
+    shown = tables.results_tables({small_tasks.NAME: content})
+    assert "| `convbert tasks` | Pretraining, four times as long, improves sample/swap" in shown
+    assert "| sample/swap | accuracy |" in shown and "| data | sample/swap |" not in shown
 
 
 def rows(pretrained: list[float], task: str = "sample/order") -> dict:

@@ -34,7 +34,7 @@ class TasksConfig:
     # separated by commas
     tasks: str = "sample/swap, sample/order, cola, rte, mrpc, sts-b, wnli, sst-2"
     pretrain_steps: int = 0  # updates of a tiny model's pretraining; 0: four times the scale's
-    # updates of fine-tuning it; 0: two and a half times the scale's; others: the task's recipe
+    # updates of fine-tuning it; 0: one and a half times the scale's; others: the task's recipe
     steps: int = 0
     model: str = ""  # pretrained model folder; empty: one per seed, found or made now
     seed: int = 1  # the first
@@ -57,7 +57,7 @@ def run(config: TasksConfig) -> dict[str, Any]:
     seeds = list(range(config.seed, config.seed + scale.seeds))
     root = Path(config.output_dir, "tasks", scale.name)
     starts = _pretrain(config, scale, root, seeds)
-    steps = config.steps or 5 * scale.finetune_steps // 2
+    steps = config.steps or 3 * scale.finetune_steps // 2
     runs = recipes.finetuned(scale, root, list(found), starts, steps)
     rows = {task: _row(task, found[task], runs, scale) for task in found}
     lab.record("tasks", rows, unit="on dev, last step")
