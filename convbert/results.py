@@ -63,7 +63,10 @@ def format_value(value: Any, average: bool = False) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         if average and value and all(isinstance(item, (int, float)) for item in value):
-            mean = f"{statistics.fmean(value):.4g}"
+            middle = statistics.fmean(value)
+            if abs(middle) < 1e-12 * max(map(abs, value)):  # gains that cancel, but for rounding
+                middle = 0.0
+            mean = f"{middle:.4g}"
             return f"{mean} ± {statistics.stdev(value):.2g}" if len(value) > 1 else mean
         return "[" + ", ".join(format_value(item) for item in value) + "]"
     return str(value)

@@ -345,6 +345,8 @@ def test_format_value():
     assert results.format_value([2, 16]) == "[2, 16]"
     assert results.format_value([1.0], average=True) == "1"
     assert results.format_value([1.0, 3.0], average=True) == "2 ± 1.4"
+    assert results.format_value([0.1, 0.2, -0.3 + 1e-17], average=True) == "0 ± 0.26"
+    assert results.format_value([4e-16, 5e-16], average=True) == "4.5e-16 ± 7.1e-17"
     assert results.format_value(True) == "True"
 
 
