@@ -130,7 +130,9 @@ def results_tables(measured: Mapping[str, Any]) -> str:
             own.append([number, claim["text"], shown, *limits, seeds, claim["kind"], verdict])
     head = ["notebook", "claim", "observed", "null", "bound", "seeds", "kind", "verdict"]
     runs = [content for name, content in measured.items() if name not in (_TASKS, _SEARCH)]
-    parts = [_measured_on(runs), _table(head, own)] if runs else []
+    parts = [_measured_on(runs)] if runs else []
+    if runs or own:
+        parts.append(_table(head, own))
     if quoted:
         parts.append("Quoted, not measured here:")
         parts.append(_table(["notebook", "statement", "value", "source"], quoted))
